@@ -1,0 +1,123 @@
+"""Rows of the Parquet parts: documents, queries, judgments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from harness.types import TEXT_MODALITIES, Document, Media, Modality, Query
+
+Row = dict[str, Any]
+
+_ATTRIBUTES = pa.map_(pa.string(), pa.string())
+_MEDIA = pa.struct(
+    [
+        pa.field("modality", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("offset", pa.int64()),
+    ]
+)
+
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "documents": pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("title", pa.string()),
+            *(pa.field(modality.label, pa.string()) for modality in TEXT_MODALITIES),
+            pa.field("media", pa.list_(_MEDIA), nullable=False),
+            pa.field("attributes", _ATTRIBUTES, nullable=False),
+        ]
+    ),
+    "queries": pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("image", _MEDIA),
+            pa.field("instruction", pa.string()),
+            pa.field("attributes", _ATTRIBUTES, nullable=False),
+        ]
+    ),
+    "qrels": pa.schema(
+        [
+            pa.field("query_id", pa.string(), nullable=False),
+            pa.field("document_id", pa.string(), nullable=False),
+            pa.field("grade", pa.int32(), nullable=False),
+        ]
+    ),
+}
+
+
+def document_row(document: Document, root: Path | None) -> Row:
+    """Return the row of `document`, its media paths relative to `root`."""
+    media = [
+        _media_row(modality, file, root)
+        for modality in sorted(document.media)
+        for file in document.media[modality]
+    ]
+    texts = {modality.label: document.texts.get(modality) for modality in TEXT_MODALITIES}
+    attributes = sorted(document.attributes.items())
+    return {
+        "id": document.id,
+        "title": document.title,
+        **texts,
+        "media": media,
+        "attributes": attributes,
+    }
+
+
+def document_of(row: Mapping[str, Any], root: Path) -> Document:
+    """Return the document of a row."""
+    media: dict[Modality, list[Media]] = {}
+    for file in row["media"]:
+        media.setdefault(Modality.parse(file["modality"]), []).append(_media_of(file, root))
+    return Document(
+        id=row["id"],
+        texts={m: row[m.label] for m in TEXT_MODALITIES if row[m.label] is not None},
+        media={modality: tuple(files) for modality, files in media.items()},
+        title=row["title"],
+        attributes=dict(row["attributes"]),
+    )
+
+
+def query_row(query: Query, root: Path | None) -> Row:
+    """Return the row of `query`."""
+    image = None if query.image is None else _media_row(Modality.IMAGE, query.image, root)
+    return {
+        "id": query.id,
+        "text": query.text,
+        "image": image,
+        "instruction": query.instruction,
+        "attributes": sorted(query.attributes.items()),
+    }
+
+
+def query_of(row: Mapping[str, Any], root: Path) -> Query:
+    """Return the query of a row."""
+    image = None if row["image"] is None else _media_of(row["image"], root)
+    return Query(row["id"], row["text"], image, row["instruction"], dict(row["attributes"]))
+
+
+def row_bytes(row: Row) -> bytes:
+    """Return a row as bytes that do not depend on Parquet, for content digests."""
+    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _media_row(modality: Modality, file: Media, root: Path | None) -> Row:
+    path = file.path if root is None else file.path.relative_to(root)
+    return {
+        "modality": modality.label,
+        "path": path.as_posix(),
+        "name": file.name,
+        "size": file.size,
+        "offset": file.offset,
+    }
+
+
+def _media_of(file: Mapping[str, Any], root: Path) -> Media:
+    return Media(root / file["path"], file["name"], file["size"], file["offset"])

@@ -1,0 +1,72 @@
+"""A task whose data live in a dataset store: what most tasks are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+
+from harness.dataset.store import DatasetStore
+from harness.dataset.writer import DatasetWriter
+from harness.errors import DataError, NotPreparedError
+from harness.progress import Progress
+from harness.task import Split, Task
+from harness.workspace import data_folder
+
+
+class StoredTask(Task):
+    """Loads its splits from a dataset store, and says how to prepare one that is not there.
+
+    A subclass implements `protocol` and `write`, which reads source files into a store.
+    """
+
+    @property
+    def default_store(self) -> Path:
+        """Where the store lies unless the user says otherwise."""
+        return data_folder() / self.family / (self.address.partition("/")[2] or "default")
+
+    def load(self, split: str, data: Path | None, progress: Progress) -> Split:
+        """Return one split of the store (see `Task.load`)."""
+        folder = data or self.default_store
+        try:
+            store = DatasetStore(folder)
+        except NotPreparedError:
+            raise NotPreparedError(
+                f"task {self.address!r} has no data yet: looked in {folder}. Prepare it with "
+                f"`clamr-bench data prepare {self.address} --source DIR`, or point at a prepared "
+                "store with --data DIR. `clamr-bench run --task multivent/sample --retriever "
+                "bm25-text` works without any data."
+            ) from None
+        family = store.manifest.task.partition("/")[0]
+        if family != self.family:
+            raise DataError(
+                f"{folder} was prepared for task {store.manifest.task!r}, not for {self.address!r}: "
+                "point --data at another store."
+            )
+        return store.split(split)
+
+    def prepare(self, source: Path, store: Path, progress: Progress) -> Path:
+        """Read `source` into a store at `store` (see `write`)."""
+        if not source.is_dir():
+            raise DataError(
+                f"--source {source} is not a folder: give the folder that holds the files of "
+                f"{self.address}."
+            )
+        with self.writer(source, store) as writer:
+            self.write(source, writer, progress)
+        return store
+
+    def writer(self, source: Path, store: Path) -> DatasetWriter:
+        """Return the writer that `prepare` uses; override to state media root and channels."""
+        return DatasetWriter(
+            store, task=self.address, task_version=self.about.version, media_root=source
+        )
+
+    @abstractmethod
+    def write(self, source: Path, writer: DatasetWriter, progress: Progress) -> None:
+        """Read the files in `source` and write every split.
+
+        Raises
+        ------
+        DataError
+            If a file is missing or has another form; the message names file, line and remedy.
+        """

@@ -1,0 +1,142 @@
+"""The retriever contract: `index` does all document-side work, `search` ranks.
+
+BM25, dense, late interaction, fusion and remote services all fit this seam. A model author who
+has token embeddings writes the smaller `harness.encoder.Encoder` instead.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from harness.errors import UsageError
+from harness.plugin import Plugin
+from harness.settings import Settings
+from harness.types import Document, Modality, Query, Ranking
+from harness.workspace import Workspace, digest
+
+
+class QueryKind(StrEnum):
+    """What a query is made of."""
+
+    TEXT = "text"
+    IMAGE_TEXT = "image+text"
+
+
+class Direction(StrEnum):
+    """Which side asks: the queries (text-to-video) or the documents (video-to-text)."""
+
+    FORWARD = "forward"
+    REVERSE = "reverse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a retriever can do; checked against the task before any work.
+
+    Attributes
+    ----------
+    modalities
+        Document modalities that it reads; at least one must occur in the collection.
+    query_kinds
+        Kinds of queries that it takes.
+    directions
+        Directions that it can rank in.
+    trainable
+        Whether ``clamr-bench train`` can train it.
+    explains
+        Whether it can attribute its scores.
+    oracle
+        Whether it reads the queries' gold attributes. Its rows are labelled and never count as
+        best.
+    """
+
+    modalities: frozenset[Modality]
+    query_kinds: frozenset[QueryKind] = frozenset({QueryKind.TEXT})
+    directions: frozenset[Direction] = frozenset({Direction.FORWARD})
+    trainable: bool = False
+    explains: bool = False
+    oracle: bool = False
+
+
+class Retriever(Plugin, ABC):
+    """Ranks documents for queries.
+
+    Parameters
+    ----------
+    name
+        The name that it is registered by.
+    weights
+        The rest of its address: a built-in name, a path or a hub id; None for the default.
+    settings
+        An instance of the class's `Settings`.
+    """
+
+    capabilities: ClassVar[Capabilities]
+    #: Names of built-in weights, or () if an address may not name any.
+    weights_help: ClassVar[str] = ""
+
+    #: Whether the weights in use were never trained; such runs are saved but never listed.
+    untrained: bool = False
+    #: sha256 of the file of a ``file.py:Class`` plugin; set by the registry.
+    source_sha256: str | None = None
+
+    def __init__(self, name: str, weights: str | None, settings: Settings) -> None:
+        if weights and not self.weights_help:
+            raise UsageError(
+                f"retriever {name!r} takes no weights, but the address says {weights!r}; use "
+                f"{name!r} alone."
+            )
+        self.name, self.weights, self.settings = name, weights, settings
+
+    @property
+    def address(self) -> str:
+        """``name[/weights]``."""
+        return f"{self.name}/{self.weights}" if self.weights else self.name
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON values, all that determines the output beside the data.
+
+        Extend it with revisions and hashes of weights, dtypes, processors and prompts.
+        """
+        identity: dict[str, Any] = {
+            "name": self.name,
+            "version": self.about.version,
+            "weights": self.weights,
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        if self.source_sha256:
+            identity["source_sha256"] = self.source_sha256
+        return identity
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of `identity`."""
+        return digest(self.identity())
+
+    @abstractmethod
+    def index(self, documents: Collection[Document], workspace: Workspace) -> None:
+        """Do all document-side work.
+
+        Parameters
+        ----------
+        documents
+            The collection; sized, and can be iterated more than once. Not held in memory.
+        workspace
+            Where to keep what was made; what an earlier process completed there can be used.
+        """
+
+    @abstractmethod
+    def search(self, queries: Sequence[Query], k: int) -> Ranking:
+        """Rank the indexed documents.
+
+        Parameters
+        ----------
+        queries
+            Queries without gold attributes (unless the retriever declares ``oracle``).
+        k
+            How many documents to return for each query; fewer are allowed.
+        """

@@ -1,0 +1,106 @@
+"""Typed settings of tasks and retrievers.
+
+A plugin declares one subclass of `Settings`. It validates what comes from YAML, from Python and
+from ``--set NAME.KEY=VALUE``, is printed by ``clamr-bench retrievers NAME``, and enters the
+fingerprint of every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.errors import UsageError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of a plugin's settings: frozen, and unknown keys are errors.
+
+    Give every field a default and a description: both are shown to users.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def parse_model(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Validate `values` as `model`, with an error that a user can act on.
+
+    Parameters
+    ----------
+    model
+        The pydantic model.
+    values
+        What the user gave.
+    where
+        What the values belong to, for the message: ``setting of bm25-asr``.
+
+    Raises
+    ------
+    UsageError
+        Naming each unknown key (with the nearest known one) and each invalid value.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors(include_url=False):
+            key = ".".join(str(part) for part in detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                known = list(model.model_fields)
+                listed = f"known: {', '.join(known)}" if known else "there are none"
+                problems.append(f"unknown {where}: {key!r} ({listed}).{did_you_mean(key, known)}")
+            else:
+                reason = detail["msg"].removeprefix("Value error, ")
+                problems.append(f"{where} {key!r} = {detail['input']!r}: {reason}")
+        raise UsageError("; ".join(problems)) from None
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Parse ``NAME.KEY=VALUE`` strings; a value is read as YAML (``3``, ``true``, ``[a, b]``).
+
+    Returns
+    -------
+    dict
+        ``{name: {key: value}}``.
+
+    Raises
+    ------
+    UsageError
+        If an assignment has another form or its value is not YAML.
+    """
+    import yaml
+
+    parsed: dict[str, dict[str, Any]] = {}
+    for assignment in assignments:
+        target, equals, text = assignment.partition("=")
+        name, dot, key = target.strip().rpartition(".")
+        if not (equals and dot and name and key):
+            raise UsageError(
+                f"--set {assignment!r} is not NAME.KEY=VALUE; for example --set bm25-asr.k1=1.5."
+            )
+        try:
+            parsed.setdefault(name, {})[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(
+                f"--set {assignment!r}: the value {text!r} is not YAML; quote it."
+            ) from None
+    return parsed
+
+
+def describe_settings(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
+    """List ``(key, type, default, description)`` of every setting, for ``--help``-like tables."""
+    rows = []
+    for key, info in model.model_fields.items():
+        annotation = info.annotation
+        kind = (
+            getattr(annotation, "__name__", None)
+            if not getattr(annotation, "__args__", None)
+            else None
+        )
+        kind = kind or str(annotation).replace("typing.", "").removeprefix("Literal")
+        rows.append((key, kind, repr(info.default), info.description or ""))
+    return rows

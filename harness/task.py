@@ -1,0 +1,159 @@
+"""The task contract: documents, queries, judgments, and the protocol that makes numbers comparable."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from harness.coverage import Coverage
+from harness.errors import UsageError, did_you_mean
+from harness.plugin import Plugin
+from harness.progress import Progress
+from harness.settings import Settings
+from harness.types import Document, Qrels, Query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """The rules that make a number comparable. Different protocols never share a table column.
+
+    Attributes
+    ----------
+    name
+        As in folders and tables: ``v1``, ``sample``.
+    candidates
+        Which documents compete.
+    relevance
+        What counts as relevant.
+    ties
+        How ties are broken.
+    measures
+        Measures in ir-measures notation (``nDCG@10``, ``Success@1``).
+    main
+        The measure that tables are ordered by.
+    query_breakdowns
+        Query attributes that results are broken down by.
+    document_breakdowns
+        Document attributes that results are broken down by.
+    """
+
+    name: str
+    candidates: str
+    relevance: str
+    ties: str = "broken by document id, descending (the order of trec_eval)"
+    measures: tuple[str, ...] = (
+        "nDCG@10",
+        "Success@1",
+        "Success@5",
+        "Success@10",
+        "R@10",
+        "RR",
+        "AP",
+    )
+    main: str = "nDCG@10"
+    query_breakdowns: tuple[str, ...] = ()
+    document_breakdowns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Documents, queries and judgments that belong together.
+
+    Attributes
+    ----------
+    name
+        ``test`` is evaluated; ``train`` and ``validation`` give training examples.
+    documents
+        Sized, iterable more than once; not held in memory when it comes from a dataset store.
+    queries
+        All queries of the split.
+    qrels
+        Judgments by query id.
+    fingerprint
+        sha256 (hex) of the content.
+    coverage
+        How many documents have which modality.
+    dataset
+        Where the data lies; None for data made in memory.
+    channels
+        Versions of modality channels, such as the ASR model.
+    """
+
+    name: str
+    documents: Collection[Document]
+    queries: Sequence[Query]
+    qrels: Qrels
+    fingerprint: str
+    coverage: Coverage
+    dataset: Path | None = None
+    channels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Task(Plugin, ABC):
+    """A benchmark: one or more variants, each with its own protocol.
+
+    Parameters
+    ----------
+    name
+        The name that it is registered by.
+    variant
+        The rest of its address; ``""`` is the default variant.
+    settings
+        An instance of the class's `Settings`.
+    """
+
+    #: Variants that one class serves, with a line about each; ``""`` is the bare name. Mostly a
+    #: variant with rules of its own is a class of its own, registered as ``name/variant``.
+    variants: ClassVar[Mapping[str, str]] = {"": ""}
+
+    def __init__(self, name: str, variant: str, settings: Settings) -> None:
+        if variant not in self.variants:
+            known = [f"{name}/{v}" if v else name for v in self.variants]
+            raise UsageError(
+                f"task {name!r} has no variant {variant!r}; there are {', '.join(known)}."
+                + did_you_mean(f"{name}/{variant}", known)
+            )
+        self.name, self.variant, self.settings = name, variant, settings
+
+    @property
+    def address(self) -> str:
+        """``name[/variant]``."""
+        return f"{self.name}/{self.variant}" if self.variant else self.name
+
+    @property
+    def family(self) -> str:
+        """The first part of the address: what tables and folders are grouped by."""
+        return self.name.partition("/")[0]
+
+    @property
+    @abstractmethod
+    def protocol(self) -> Protocol:
+        """The protocol of this variant."""
+
+    @abstractmethod
+    def load(self, split: str, data: Path | None, progress: Progress) -> Split:
+        """Return one split.
+
+        Parameters
+        ----------
+        split
+            ``test``, ``train`` or ``validation``.
+        data
+            A dataset store given by the user, instead of the default place.
+        progress
+            Where to report longer work.
+
+        Raises
+        ------
+        NotPreparedError
+            If the data are not there; says where it looked and how to prepare them.
+        DataError
+            If there is no such split.
+        """
+
+    def prepare(self, source: Path, store: Path, progress: Progress) -> Path:
+        """Turn the files in `source` into a dataset store and return its folder."""
+        raise UsageError(f"task {self.address!r} needs no preparation.")

@@ -1,0 +1,227 @@
+"""Folders that hold long work while it is done, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+
+from harness.errors import StorageError
+
+
+def data_folder() -> Path:
+    """Where prepared datasets live: ``CLAMR_BENCH_DATA`` or the user's data folder."""
+    return _folder("CLAMR_BENCH_DATA", platformdirs.user_data_path("clamr-bench"))
+
+
+def cache_folder() -> Path:
+    """Where workspaces live: ``CLAMR_BENCH_CACHE`` or the user's cache folder."""
+    return _folder("CLAMR_BENCH_CACHE", platformdirs.user_cache_path("clamr-bench"))
+
+
+def results_folder() -> Path:
+    """Where results go: ``CLAMR_BENCH_RESULTS`` or ``./results``."""
+    return _folder("CLAMR_BENCH_RESULTS", Path("results"))
+
+
+def _folder(variable: str, default: Path) -> Path:
+    return Path(os.environ[variable]).expanduser() if os.environ.get(variable) else default
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 (hex) of a JSON-like value, the same on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def storage_error(error: OSError, what: str, path: Path) -> StorageError:
+    """Turn an operating system error about `path` into one that says what to do."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space, then give the same command again",
+        errno.EDQUOT: "your disk quota is used up: free some space, then give the same command "
+        "again",
+        errno.EROFS: "the file system is read-only: choose another folder",
+        errno.EACCES: "permission denied: choose another folder or change its permissions",
+        errno.EPERM: "not permitted: choose another folder or change its permissions",
+        errno.ENOTDIR: "a part of the path is a file: choose another folder",
+        errno.EEXIST: "a file of that name is in the way: remove it or choose another folder",
+        errno.EISDIR: "a folder of that name is in the way: remove it or choose another",
+    }
+    number = error.errno if error.errno is not None else -1
+    return StorageError(f"cannot write {what} {path}: {remedies.get(number, error.strerror)}.")
+
+
+def writable_folder(path: Path, what: str) -> Path:
+    """Create `path` and prove that it can be written, before any work is done.
+
+    Raises
+    ------
+    StorageError
+        Naming the folder and the remedy.
+    """
+    probe = path / f".write-test-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"clamr-bench")
+        probe.unlink()
+    except OSError as error:
+        raise storage_error(error, what, path) from error
+    return path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it takes the place of `path` if the block succeeds.
+
+    The bytes are on disk (fsync) before the name is. A killed process leaves `path` as it was.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(error, "file", path) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; it takes the place of `path` if the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for part in temporary.rglob("*"):
+            if part.is_file():
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise storage_error(error, "folder", path) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock file `path`; the operating system drops it when the process ends.
+
+    Parameters
+    ----------
+    path
+        Lock file, made if missing.
+    busy
+        Called with the holder's process id when another process holds the lock; then the call
+        waits. Without it a held lock is an error at once.
+
+    Raises
+    ------
+    StorageError
+        If the lock is held and `busy` is None, or the file cannot be made.
+    """
+    try:
+        file: IO[str] = path.open("a+")
+    except OSError as error:
+        raise storage_error(error, "file", path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            if busy is None:
+                raise StorageError(
+                    f"{path.parent} is in use by another process (pid {holder}): wait for it to "
+                    "end, or choose another folder with --output."
+                ) from None
+            busy(holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class Workspace:
+    """A folder keyed by all that determines what is put into it.
+
+    A retriever's `index` writes here through `file` and `folder`, which are atomic, and asks with
+    `has` what an earlier, perhaps killed, process has completed.
+
+    Parameters
+    ----------
+    path
+        The folder; made here.
+    identity
+        What the content depends on; kept as ``identity.json`` for people.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = writable_folder(path, "workspace")
+        self.identity = identity
+        card = path / "identity.json"
+        if not card.exists():
+            with atomic_write(card) as temporary:
+                temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def of(cls, identity: Mapping[str, Any], root: Path | None = None) -> Workspace:
+        """Return the workspace of `identity` under the cache folder."""
+        root = root or cache_folder() / "workspaces"
+        return cls(root / digest(identity)[:32], identity)
+
+    def has(self, name: str) -> bool:
+        """Whether the file or folder `name` is complete."""
+        return (self.path / name).exists()
+
+    def file(self, name: str) -> Any:
+        """Context manager: write the file `name` atomically (see `atomic_write`)."""
+        return atomic_write(self.path / name)
+
+    def folder(self, name: str) -> Any:
+        """Context manager: fill the folder `name` atomically (see `atomic_folder`)."""
+        return atomic_folder(self.path / name)
+
+    def locked(self, busy: Callable[[str], None]) -> Any:
+        """Context manager: one process at a time; a second one waits and is told so."""
+        return exclusive(self.path / ".lock", busy)
+
+    def size(self) -> int:
+        """Bytes of all files in the workspace."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())

@@ -1,0 +1,1 @@
+"""Built-in tasks; each registers through the same entry points as anyone's plugin."""
