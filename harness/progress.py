@@ -21,7 +21,8 @@ PLAIN_INTERVAL = 10.0
 class Advance(Protocol):
     """Called with the number of items done since the last call."""
 
-    def __call__(self, items: int = 1) -> None: ...
+    def __call__(self, items: int = 1) -> None:
+        """Advance the stage by `items`."""
 
 
 class Progress:

@@ -141,8 +141,9 @@ class Registry(Generic[P]):
     def _checked(self, loaded: Any, where: str) -> type[P]:
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
             raise PluginError(f"{where} is not a subclass of {self.base.__name__}.")
-        if getattr(loaded, "__abstractmethods__", None):
-            missing = ", ".join(sorted(loaded.__abstractmethods__))
+        abstract: frozenset[str] = getattr(loaded, "__abstractmethods__", frozenset())
+        if abstract:
+            missing = ", ".join(sorted(abstract))
             raise PluginError(f"{where} does not implement {missing}.")
         if not isinstance(getattr(loaded, "about", None), About):
             raise PluginError(
@@ -179,5 +180,5 @@ def make_retriever(address: str, settings: Mapping[str, Any] | None = None) -> R
     return retriever
 
 
-def _settings(found: Found[Any], values: Mapping[str, Any] | None) -> Settings:
+def _settings(found: Found[P], values: Mapping[str, Any] | None) -> Settings:
     return parse_model(found.plugin.Settings, values or {}, f"setting of {found.name}")

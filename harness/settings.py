@@ -8,7 +8,7 @@ fingerprint of every run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -95,12 +95,8 @@ def describe_settings(model: type[BaseModel]) -> list[tuple[str, str, str, str]]
     """List ``(key, type, default, description)`` of every setting, for ``--help``-like tables."""
     rows = []
     for key, info in model.model_fields.items():
-        annotation = info.annotation
-        kind = (
-            getattr(annotation, "__name__", None)
-            if not getattr(annotation, "__args__", None)
-            else None
-        )
-        kind = kind or str(annotation).replace("typing.", "").removeprefix("Literal")
-        rows.append((key, kind, repr(info.default), info.description or ""))
+        kind = info.annotation
+        plain = isinstance(kind, type) and not get_args(kind)
+        shown = getattr(kind, "__name__", "") if plain else str(kind).replace("typing.", "")
+        rows.append((key, shown, repr(info.default), info.description or ""))
     return rows

@@ -1,4 +1,4 @@
-"""The task contract: documents, queries, judgments, and the protocol that makes numbers comparable."""
+"""The task contract: documents, queries, judgments, and the protocol of the comparison."""
 
 from __future__ import annotations
 

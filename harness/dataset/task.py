@@ -39,8 +39,8 @@ class StoredTask(Task):
         family = store.manifest.task.partition("/")[0]
         if family != self.family:
             raise DataError(
-                f"{folder} was prepared for task {store.manifest.task!r}, not for {self.address!r}: "
-                "point --data at another store."
+                f"{folder} was prepared for task {store.manifest.task!r}, not for "
+                f"{self.address!r}: point --data at another store."
             )
         return store.split(split)
 
