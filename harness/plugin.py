@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from harness import API_VERSION
@@ -34,6 +35,13 @@ class About:
     url: str = ""
 
 
+class Direction(StrEnum):
+    """Which side asks: the queries (text-to-video) or the documents (video-to-text)."""
+
+    FORWARD = "forward"
+    REVERSE = "reverse"
+
+
 class Plugin:
     """Base of `Task` and `Retriever`.
 
@@ -43,6 +51,8 @@ class Plugin:
         The plugin's card.
     Settings
         The settings it takes; a subclass of `harness.settings.Settings`.
+    file, source_sha256
+        Address and sha256 of the file of a ``file.py:Class`` plugin; set by the registry.
     api_version
         The plugin contract it was written for. State it (``api_version = 1``) and an
         incompatible harness refuses the plugin in one clear line.
@@ -50,4 +60,6 @@ class Plugin:
 
     about: ClassVar[About]
     Settings: ClassVar[type[Settings]] = Settings
+    file: str | None = None
+    source_sha256: str | None = None
     api_version: ClassVar[int] = API_VERSION

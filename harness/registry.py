@@ -37,6 +37,7 @@ class Found(Generic[P]):
     name: str
     plugin: type[P]
     rest: str
+    file: str | None = None
     source_sha256: str | None = None
 
 
@@ -136,7 +137,8 @@ class Registry(Generic[P]):
         if loaded is None:
             classes = [name for name, value in vars(module).items() if isinstance(value, type)]
             raise UsageError(f"{where}: no such class.{did_you_mean(class_name, classes)}")
-        return Found(class_name, self._checked(loaded, where), rest, digest)
+        file = f"{path}:{class_name}"
+        return Found(class_name, self._checked(loaded, where), rest, file, digest)
 
     def _checked(self, loaded: Any, where: str) -> type[P]:
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
@@ -169,14 +171,16 @@ RETRIEVERS: Registry[Retriever] = Registry(
 def make_task(address: str, settings: Mapping[str, Any] | None = None) -> Task:
     """Make the task at `address` (``multivent/v1``, ``my.py:MyTask``) with its settings."""
     found = TASKS.find(address)
-    return found.plugin(found.name, found.rest, _settings(found, settings))
+    task = found.plugin(found.name, found.rest, _settings(found, settings))
+    task.file, task.source_sha256 = found.file, found.source_sha256
+    return task
 
 
 def make_retriever(address: str, settings: Mapping[str, Any] | None = None) -> Retriever:
     """Make the retriever at `address` (``bm25-asr``, ``clamr/tiny``, ``my.py:Mine``)."""
     found = RETRIEVERS.find(address)
     retriever = found.plugin(found.name, found.rest or None, _settings(found, settings))
-    retriever.source_sha256 = found.source_sha256
+    retriever.file, retriever.source_sha256 = found.file, found.source_sha256
     return retriever
 
 

@@ -7,15 +7,16 @@ has token embeddings writes the smaller `harness.encoder.Encoder` instead.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from harness.documents import Documents
 from harness.errors import UsageError
-from harness.plugin import Plugin
+from harness.plugin import Direction, Plugin
 from harness.settings import Settings
-from harness.types import Document, Modality, Query, Ranking
+from harness.types import Modality, Query, Ranking
 from harness.workspace import Workspace, digest
 
 
@@ -24,13 +25,6 @@ class QueryKind(StrEnum):
 
     TEXT = "text"
     IMAGE_TEXT = "image+text"
-
-
-class Direction(StrEnum):
-    """Which side asks: the queries (text-to-video) or the documents (video-to-text)."""
-
-    FORWARD = "forward"
-    REVERSE = "reverse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +75,9 @@ class Retriever(Plugin, ABC):
 
     #: Whether the weights in use were never trained; such runs are saved but never listed.
     untrained: bool = False
-    #: sha256 of the file of a ``file.py:Class`` plugin; set by the registry.
-    source_sha256: str | None = None
+    #: Seed of whatever is drawn at random; set by the runner, and no part of `identity`: several
+    #: seeds of one retriever are one row of a table.
+    seed: int = 0
 
     def __init__(self, name: str, weights: str | None, settings: Settings) -> None:
         if weights and not self.weights_help:
@@ -94,8 +89,9 @@ class Retriever(Plugin, ABC):
 
     @property
     def address(self) -> str:
-        """``name[/weights]``."""
-        return f"{self.name}/{self.weights}" if self.weights else self.name
+        """``name[/weights]``, or ``file.py:Class[/weights]``."""
+        name = self.file or self.name
+        return f"{name}/{self.weights}" if self.weights else name
 
     def identity(self) -> dict[str, Any]:
         """Return, as JSON values, all that determines the output beside the data.
@@ -118,7 +114,7 @@ class Retriever(Plugin, ABC):
         return digest(self.identity())
 
     @abstractmethod
-    def index(self, documents: Collection[Document], workspace: Workspace) -> None:
+    def index(self, documents: Documents, workspace: Workspace) -> None:
         """Do all document-side work.
 
         Parameters

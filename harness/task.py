@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from harness.coverage import Coverage
+from harness.documents import Documents, ListedDocuments
 from harness.errors import UsageError, did_you_mean
-from harness.plugin import Plugin
+from harness.plugin import Direction, Plugin
 from harness.progress import Progress
 from harness.settings import Settings
 from harness.types import Document, Qrels, Query
+from harness.workspace import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +86,33 @@ class Split:
     """
 
     name: str
-    documents: Collection[Document]
+    documents: Documents
     queries: Sequence[Query]
     qrels: Qrels
     fingerprint: str
     coverage: Coverage
     dataset: Path | None = None
     channels: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, name: str, documents: Sequence[Document], queries: Sequence[Query], qrels: Qrels
+    ) -> Split:
+        """Make a split of data held in memory."""
+        content = {
+            "documents": [asdict(document) for document in documents],
+            "queries": [asdict(query) for query in queries],
+            "qrels": {query: dict(row) for query, row in qrels.items()},
+        }
+        return cls(
+            name=name,
+            documents=ListedDocuments(documents),
+            queries=tuple(queries),
+            qrels=qrels,
+            # Media paths are the only values that JSON does not know.
+            fingerprint=digest(json.loads(json.dumps(content, default=str))),
+            coverage=Coverage.of(documents),
+        )
 
 
 class Task(Plugin, ABC):
@@ -108,6 +131,8 @@ class Task(Plugin, ABC):
     #: Variants that one class serves, with a line about each; ``""`` is the bare name. Mostly a
     #: variant with rules of its own is a class of its own, registered as ``name/variant``.
     variants: ClassVar[Mapping[str, str]] = {"": ""}
+    #: Which side asks.
+    direction: ClassVar[Direction] = Direction.FORWARD
 
     def __init__(self, name: str, variant: str, settings: Settings) -> None:
         if variant not in self.variants:
@@ -120,8 +145,9 @@ class Task(Plugin, ABC):
 
     @property
     def address(self) -> str:
-        """``name[/variant]``."""
-        return f"{self.name}/{self.variant}" if self.variant else self.name
+        """``name[/variant]``, or ``file.py:Class[/variant]``."""
+        name = self.file or self.name
+        return f"{name}/{self.variant}" if self.variant else name
 
     @property
     def family(self) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import RankingError, UsageError, did_you_mean
 
@@ -20,8 +19,6 @@ NO_MODALITY = 0
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Graded, set-valued relevance: query id -> {document id: grade}. A grade above 0 is relevant."""
-
-_EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Modality(IntEnum):
@@ -115,10 +112,10 @@ class Document:
     """
 
     id: str
-    texts: Mapping[Modality, str] = field(default_factory=lambda: _EMPTY)
-    media: Mapping[Modality, tuple[Media, ...]] = field(default_factory=lambda: _EMPTY)
+    texts: Mapping[Modality, str] = field(default_factory=dict)
+    media: Mapping[Modality, tuple[Media, ...]] = field(default_factory=dict)
     title: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def modalities(self) -> frozenset[Modality]:
@@ -148,11 +145,11 @@ class Query:
     text: str
     image: Media | None = None
     instruction: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     def without_gold(self) -> Query:
         """Return the query as a retriever may see it."""
-        return replace(self, attributes=_EMPTY) if self.attributes else self
+        return replace(self, attributes={}) if self.attributes else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from harness.coverage import Coverage
 from harness.dataset.manifest import Manifest
 from harness.dataset.schema import SCHEMAS, document_of, query_of
+from harness.documents import Documents
 from harness.errors import DataError, did_you_mean
 from harness.task import Split
 from harness.types import Document, Query
@@ -85,7 +86,7 @@ class DatasetStore:
             qrels.setdefault(row["query_id"], {})[row["document_id"]] = row["grade"]
         return Split(
             name=name,
-            documents=_Documents(self, name),
+            documents=_StoredDocuments(self, name),
             queries=tuple(self.queries(name)),
             qrels=qrels,
             fingerprint=self.manifest.fingerprint(name),
@@ -147,10 +148,12 @@ class DatasetStore:
                 "again."
             ) from error
 
-    def _rows(self, split: str, stem: str) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, split: str, stem: str, columns: list[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         path = self.folder / split / f"{stem}.parquet"
         try:
-            for batch in self._open(path).iter_batches(batch_size=BATCH):
+            for batch in self._open(path).iter_batches(BATCH, columns=columns):
                 yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataError(
@@ -159,7 +162,7 @@ class DatasetStore:
             ) from error
 
 
-class _Documents(Collection[Document]):
+class _StoredDocuments(Documents):
     """The documents of a split, streamed from disk at each iteration."""
 
     def __init__(self, store: DatasetStore, split: str) -> None:
@@ -171,8 +174,10 @@ class _Documents(Collection[Document]):
     def __iter__(self) -> Iterator[Document]:
         return self._store.documents(self._split)
 
-    def __contains__(self, document: object) -> bool:
-        return any(document == mine for mine in self)
+    def attributes(self) -> dict[str, Mapping[str, str]]:
+        """Return the attributes of every document by its id; reads only those columns."""
+        rows = self._store._rows(self._split, "documents", ["id", "attributes"])
+        return {row["id"]: dict(row["attributes"]) for row in rows}
 
 
 def _first_line(error: BaseException) -> str:

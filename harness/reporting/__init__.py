@@ -1,0 +1,1 @@
+"""Tables and reports made of saved results."""

@@ -1,0 +1,208 @@
+"""The schema of ``result.json``; its JSON Schema is published as ``docs/result.schema.json``.
+
+Adding an optional field keeps `SCHEMA_VERSION`; any other change raises it, and every older
+version stays readable.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import ResultError
+
+SCHEMA_VERSION = 1
+
+Versioned = TypeVar("Versioned", bound=BaseModel)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ProtocolRecord(_Record):
+    """The rules that make the numbers comparable (see `harness.task.Protocol`)."""
+
+    name: str
+    candidates: str
+    relevance: str
+    ties: str
+    measures: list[str]
+    main: str
+
+
+class TaskRecord(_Record):
+    """Which task was evaluated."""
+
+    address: str
+    family: str = Field(description="First part of the address; tables are grouped by it.")
+    version: str
+    title: str
+    licence: str
+    citation: str
+    url: str
+    split: str
+    settings: dict[str, Any] = Field(description="All settings of the task.")
+    changed_settings: dict[str, Any] = Field(description="Those that differ from their defaults.")
+    protocol: ProtocolRecord
+
+
+class CoverageRecord(_Record):
+    """How many documents have which modality."""
+
+    documents: int
+    modalities: dict[str, int]
+    languages: dict[str, dict[str, int]]
+
+
+class DataRecord(_Record):
+    """Which data were used."""
+
+    fingerprint: str = Field(description="sha256 of all rows of the split, media list included.")
+    queries: int
+    judgments: int
+    coverage: CoverageRecord
+    channels: dict[str, str] = Field(description="Versions of modality channels (ASR model, ...).")
+
+
+class RetrieverRecord(_Record):
+    """Which retriever ran."""
+
+    address: str
+    name: str
+    weights: str | None
+    version: str
+    title: str
+    licence: str
+    citation: str
+    url: str
+    settings: dict[str, Any]
+    changed_settings: dict[str, Any]
+    fingerprint: str = Field(description="sha256 of all that determines its output.")
+    modalities: list[str] = Field(description="Document modalities that it reads.")
+    oracle: bool = Field(description="It saw gold attributes of the queries; never counts as best.")
+    untrained: bool = Field(description="Its weights were never trained; never listed in tables.")
+
+
+class Options(_Record):
+    """What the user chose for the run."""
+
+    k: int = Field(description="Documents returned for each query.")
+    seed: int
+    limit: int | None = Field(description="Only the first queries were run; never listed.")
+    modalities: list[str] | None = Field(description="Document modalities left in; null: all.")
+
+
+class Estimate(_Record):
+    """A mean over queries with its bootstrap 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Group(_Record):
+    """One group of a breakdown."""
+
+    queries: int
+    measures: dict[str, Estimate]
+
+
+class EvaluationRecord(_Record):
+    """How the measures came about."""
+
+    queries: int = Field(description="Queries that the means are over.")
+    missing: int = Field(description="Of these, queries without a ranked list; they count 0.")
+    without_positives: int = Field(description="Queries dropped: no relevant document.")
+
+
+class Efficiency(_Record):
+    """What it cost. Seconds are wall time; stages taken from an earlier process are null."""
+
+    index_seconds: float | None
+    search_seconds: float | None
+    query_p50_ms: float | None = Field(description="Median latency of single queries.")
+    query_p95_ms: float | None
+    index_bytes: int
+    peak_memory_bytes: int = Field(description="Peak resident memory of the process in this run.")
+
+
+class Environment(_Record):
+    """Where it ran."""
+
+    clamr_bench: str
+    source_sha256: str = Field(description="Of clamr-bench's own source files.")
+    python: str
+    platform: str
+    processor: str
+    cores: int
+    packages: dict[str, str]
+
+
+class Result(_Record):
+    """The record of one run."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    fingerprint: str = Field(description="sha256 of task, data, retriever and options.")
+    created: str = Field(description="UTC, ISO 8601.")
+    task: TaskRecord
+    data: DataRecord
+    retriever: RetrieverRecord
+    options: Options
+    evaluation: EvaluationRecord
+    measures: dict[str, Estimate]
+    breakdowns: dict[str, dict[str, Group]] = Field(
+        description="By attribute (document attributes as 'document <name>') and value."
+    )
+    efficiency: Efficiency
+    environment: Environment
+    files: dict[str, str] = Field(description="sha256 of the run's other files.")
+
+    def dump(self) -> str:
+        """Return the JSON text of the record."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read and validate a ``result.json``.
+
+        Raises
+        ------
+        ResultError
+            If it is not there, damaged, or of a newer schema.
+        """
+        return read_versioned(cls, path, SCHEMA_VERSION)
+
+
+def read_versioned(model: type[Versioned], path: Path, newest: int) -> Versioned:
+    """Read a JSON file with a ``schema_version`` as `model`.
+
+    Raises
+    ------
+    ResultError
+        Naming the file, and what is wrong with it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"there is no {path}.") from None
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path} cannot be read ({error}): restore or delete it.") from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if not isinstance(version, int):
+        raise ResultError(f"{path} states no schema_version: it is no file of clamr-bench's.")
+    if version > newest:
+        raise ResultError(
+            f"{path} has schema version {version}, this clamr-bench reads up to {newest}: update "
+            "clamr-bench to read it."
+        )
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path} is damaged ({where}: {first['msg']}).") from error

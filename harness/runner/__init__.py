@@ -1,0 +1,7 @@
+"""One run: load, check, index, search, evaluate, save; resumable at every step."""
+
+from __future__ import annotations
+
+from harness.runner.run import run
+
+__all__ = ["run"]

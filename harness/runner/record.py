@@ -1,0 +1,131 @@
+"""Builds the `Result` of a run, and the identity that its fingerprint is made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from harness.config import RunConfig
+from harness.environment import environment
+from harness.results.schema import (
+    CoverageRecord,
+    DataRecord,
+    Efficiency,
+    EvaluationRecord,
+    Options,
+    ProtocolRecord,
+    Result,
+    RetrieverRecord,
+    TaskRecord,
+)
+from harness.retriever import Retriever
+from harness.runner.scoring import Scores
+from harness.settings import Settings
+from harness.task import Split, Task
+
+
+def run_identity(
+    task: Task, retriever: Retriever, split: Split, config: RunConfig
+) -> dict[str, Any]:
+    """Return all that determines the output of a run."""
+    return {
+        "task": {
+            "address": task.address,
+            "version": task.about.version,
+            "settings": task.settings.model_dump(mode="json"),
+            "protocol": asdict(task.protocol),
+            "split": split.name,
+        },
+        "data": split.fingerprint,
+        "retriever": retriever.identity(),
+        "options": options(config).model_dump(mode="json"),
+    }
+
+
+def options(config: RunConfig) -> Options:
+    """Return the options of the configuration that change a run's output."""
+    return Options(k=config.k, seed=config.seed, limit=config.limit, modalities=config.modalities)
+
+
+def build_result(
+    run_id: str,
+    fingerprint: str,
+    task: Task,
+    retriever: Retriever,
+    split: Split,
+    config: RunConfig,
+    scores: Scores,
+    efficiency: Efficiency,
+    *,
+    queries: int,
+) -> Result:
+    """Put everything together; `files` is filled in by the run folder."""
+    about, protocol = task.about, task.protocol
+    evaluation = scores.evaluation
+    return Result(
+        run_id=run_id,
+        fingerprint=fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=TaskRecord(
+            address=task.address,
+            family=task.family,
+            version=about.version,
+            title=about.title,
+            licence=about.licence,
+            citation=about.citation,
+            url=about.url,
+            split=split.name,
+            settings=task.settings.model_dump(mode="json"),
+            changed_settings=changed(task.settings),
+            protocol=ProtocolRecord(
+                name=protocol.name,
+                candidates=protocol.candidates,
+                relevance=protocol.relevance,
+                ties=protocol.ties,
+                measures=list(protocol.measures),
+                main=protocol.main,
+            ),
+        ),
+        data=DataRecord(
+            fingerprint=split.fingerprint,
+            queries=queries,
+            judgments=sum(len(row) for row in split.qrels.values()),
+            coverage=CoverageRecord(**asdict(split.coverage)),
+            channels=dict(split.channels),
+        ),
+        retriever=RetrieverRecord(
+            address=retriever.address,
+            name=retriever.name,
+            weights=retriever.weights,
+            version=retriever.about.version,
+            title=retriever.about.title,
+            licence=retriever.about.licence,
+            citation=retriever.about.citation,
+            url=retriever.about.url,
+            settings=retriever.settings.model_dump(mode="json"),
+            changed_settings=changed(retriever.settings),
+            fingerprint=retriever.fingerprint,
+            modalities=[m.label for m in sorted(retriever.capabilities.modalities)],
+            oracle=retriever.capabilities.oracle,
+            untrained=retriever.untrained,
+        ),
+        options=options(config),
+        evaluation=EvaluationRecord(
+            queries=len(evaluation.query_ids),
+            missing=evaluation.missing,
+            without_positives=evaluation.without_positives,
+        ),
+        measures=scores.measures,
+        breakdowns=scores.breakdowns,
+        efficiency=efficiency,
+        environment=environment(),
+        files={},
+    )
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """Return the settings that differ from their defaults."""
+    defaults = type(settings)().model_dump(mode="json")
+    values = settings.model_dump(mode="json")
+    return {key: value for key, value in values.items() if value != defaults[key]}

@@ -1,0 +1,198 @@
+"""Runs one retriever on one task and saves the result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.config import RunConfig
+from harness.documents import Documents, RestrictedDocuments
+from harness.environment import peak_memory, reset_peak_memory
+from harness.errors import CapabilityError, RankingError
+from harness.progress import Progress
+from harness.results.schema import Efficiency
+from harness.results.store import SavedRun
+from harness.retriever import QueryKind, Retriever
+from harness.runner.folder import RunFolder
+from harness.runner.record import build_result, run_identity
+from harness.runner.scoring import score
+from harness.runner.search import search
+from harness.task import Split, Task
+from harness.types import Modality, Query, Ranking
+from harness.workspace import Workspace, digest, writable_folder
+
+
+def run(
+    task: Task,
+    retriever: Retriever,
+    config: RunConfig,
+    results: Path,
+    progress: Progress,
+    *,
+    again: bool = False,
+) -> tuple[SavedRun, bool]:
+    """Run `retriever` on `task` and save the result.
+
+    Parameters
+    ----------
+    task, retriever
+        What to run.
+    config
+        Split, k, seed, limit, modalities and data; the rest is not read.
+    results
+        Results folder; created and write-tested before any work.
+    progress
+        Where to report.
+    again
+        Run even if the same run is complete already.
+
+    Returns
+    -------
+    SavedRun, bool
+        The saved run, and whether it was there already.
+
+    Raises
+    ------
+    CapabilityError
+        If the retriever cannot do what the task asks.
+    StorageError
+        If the results folder cannot be written, or another process writes the same run.
+    RankingError
+        If the retriever returns what is no ranking of the task's documents.
+    """
+    writable_folder(results, "results folder")
+    split = task.load(config.split, config.data, progress)
+    queries = split.queries if config.limit is None else split.queries[: config.limit]
+    check_capabilities(task, retriever, split, queries, config.modality_set)
+    retriever.seed = config.seed
+    identity = run_identity(task, retriever, split, config)
+    with RunFolder.open(results, task, retriever, digest(identity), again=again) as folder:
+        if folder.complete is not None:
+            return folder.complete, True
+        folder.write_config(task, retriever, config)
+        reset_peak_memory()
+        documents: Documents = split.documents
+        if config.modality_set is not None:
+            documents = RestrictedDocuments(documents, config.modality_set)
+        oracle = retriever.capabilities.oracle
+        shown = queries if oracle else [query.without_gold() for query in queries]
+        workspace = Workspace.of(
+            {
+                "data": split.fingerprint,
+                "modalities": config.modalities,
+                "retriever": retriever.identity(),
+            }
+        )
+
+        def busy(holder: str) -> None:
+            progress.note(f"waiting for process {holder}, which works in {workspace.path}")
+
+        with workspace.locked(busy):
+            index_seconds = _index(retriever, documents, workspace, progress)
+            searched = search(retriever, shown, config.k, workspace, progress)
+            index_bytes = workspace.size()
+            _check_ids(retriever, searched.ranking, documents, queries)
+            with progress.stage("evaluate"):
+                scores = score(searched.ranking, split, queries, task.protocol)
+            efficiency = Efficiency(
+                index_seconds=index_seconds,
+                search_seconds=searched.seconds,
+                query_p50_ms=searched.latency(50),
+                query_p95_ms=searched.latency(95),
+                index_bytes=index_bytes,
+                peak_memory_bytes=peak_memory(),
+            )
+            result = build_result(
+                folder.run_id,
+                digest(identity),
+                task,
+                retriever,
+                split,
+                config,
+                scores,
+                efficiency,
+                queries=len(queries),
+            )
+            saved = folder.save(result, searched.ranking, scores.evaluation)
+            searched.forget()
+    return saved, False
+
+
+def check_capabilities(
+    task: Task,
+    retriever: Retriever,
+    split: Split,
+    queries: Sequence[Query],
+    modalities: frozenset[Modality] | None,
+) -> None:
+    """Refuse a retriever that cannot do what the task asks, before any work.
+
+    Raises
+    ------
+    CapabilityError
+        Saying what the retriever lacks.
+    """
+    able = retriever.capabilities
+    if task.direction not in able.directions:
+        raise CapabilityError(
+            f"retriever {retriever.address!r} cannot rank in direction {task.direction.value!r}, "
+            f"which {task.address!r} asks for."
+        )
+    kinds = {QueryKind.TEXT if query.image is None else QueryKind.IMAGE_TEXT for query in queries}
+    if not kinds <= able.query_kinds:
+        lacking = ", ".join(sorted(kinds - able.query_kinds))
+        raise CapabilityError(
+            f"retriever {retriever.address!r} takes no {lacking} queries, which {task.address!r} "
+            "has."
+        )
+    present = {Modality.parse(name) for name in split.coverage.modalities}
+    visible = present if modalities is None else present & modalities
+    if not visible & able.modalities:
+        reads = ", ".join(modality.label for modality in sorted(able.modalities))
+        has = ", ".join(modality.label for modality in sorted(visible)) or "nothing"
+        raise CapabilityError(
+            f"retriever {retriever.address!r} reads {reads}, but the documents of "
+            f"{task.address!r} have {has}: choose another retriever"
+            + (", or other --modalities." if modalities is not None else ".")
+        )
+
+
+def _index(
+    retriever: Retriever, documents: Documents, workspace: Workspace, progress: Progress
+) -> float | None:
+    """Index, and return the seconds that indexing took in the process that did all of it."""
+    timing, started = workspace.path / "index.json", workspace.path / "index.started"
+    interrupted = started.exists()
+    started.touch()
+    start = time.perf_counter()
+    with progress.stage(f"index {len(documents):,} documents"):
+        retriever.index(documents, workspace)
+    seconds = None if interrupted else time.perf_counter() - start
+    if not timing.exists():
+        with workspace.file(timing.name) as temporary:
+            temporary.write_text(json.dumps({"seconds": seconds}))
+    recorded: float | None = json.loads(timing.read_text())["seconds"]
+    return recorded
+
+
+def _check_ids(
+    retriever: Retriever, ranking: Ranking, documents: Documents, queries: Sequence[Query]
+) -> None:
+    """Hold a retriever to its contract: only known queries and documents."""
+    strange = set(ranking) - {query.id for query in queries}
+    if strange:
+        raise RankingError(
+            f"retriever {retriever.address!r} returned a ranking for the unknown query "
+            f"{min(strange)!r}; it may only rank the queries that it was given."
+        )
+    known = documents.attributes().keys()
+    for query_id, ranked in ranking.items():
+        for document_id in ranked.documents:
+            if document_id not in known:
+                raise RankingError(
+                    f"retriever {retriever.address!r} returned the unknown document "
+                    f"{document_id!r} for query {query_id!r}; it may only return documents that "
+                    "it indexed."
+                )

@@ -1,0 +1,59 @@
+"""From a ranking to estimates: measures, intervals, breakdowns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.breakdowns import breakdown_by_document, breakdown_by_query
+from harness.evaluation import Evaluation, evaluate
+from harness.results.schema import Estimate, Group
+from harness.statistics import bootstrap_interval
+from harness.task import Protocol, Split
+from harness.types import Query, Ranking
+
+#: Intervals belong to the queries, not to the run: the same run always shows the same interval.
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """All figures of a run."""
+
+    evaluation: Evaluation
+    measures: dict[str, Estimate]
+    breakdowns: dict[str, dict[str, Group]]
+
+
+def score(ranking: Ranking, split: Split, queries: Sequence[Query], protocol: Protocol) -> Scores:
+    """Evaluate `ranking` under `protocol`.
+
+    Breakdowns by query attribute are means over the queries of each group. Breakdowns by document
+    attribute (see `harness.breakdowns.breakdown_by_document`) are listed as ``document <name>``.
+    """
+    ids = [query.id for query in queries]
+    evaluation = evaluate(ranking, split.qrels, ids, protocol.measures)
+    breakdowns: dict[str, dict[str, Group]] = {}
+    by_query = breakdown_by_query(evaluation, queries, protocol.query_breakdowns)
+    for attribute, groups in by_query.items():
+        breakdowns[attribute] = {value: _group(part) for value, part in groups.items()}
+    if protocol.document_breakdowns:
+        attributes = split.documents.attributes()
+        for name in protocol.document_breakdowns:
+            values = {document: row[name] for document, row in attributes.items() if name in row}
+            parts = breakdown_by_document(ranking, split.qrels, ids, protocol.measures, values)
+            breakdowns[f"document {name}"] = {v: _group(part) for v, part in parts.items()}
+    return Scores(evaluation, estimates(evaluation), breakdowns)
+
+
+def estimates(evaluation: Evaluation) -> dict[str, Estimate]:
+    """Return the mean of every measure with its 95% bootstrap interval over queries."""
+    intervals = bootstrap_interval(evaluation.values, BOOTSTRAP_SEED)
+    return {
+        measure: Estimate(mean=interval.mean, low=interval.low, high=interval.high)
+        for measure, interval in zip(evaluation.measures, intervals, strict=True)
+    }
+
+
+def _group(evaluation: Evaluation) -> Group:
+    return Group(queries=len(evaluation.query_ids), measures=estimates(evaluation))
