@@ -180,6 +180,14 @@ class Task(Plugin, ABC):
             If there is no such split.
         """
 
-    def prepare(self, source: Path, store: Path, progress: Progress) -> Path:
-        """Turn the files in `source` into a dataset store and return its folder."""
+    def prepare(self, source: Path | None, store: Path | None, progress: Progress) -> Path:
+        """Turn the files in `source` into a dataset store and return its folder.
+
+        Parameters
+        ----------
+        source
+            Folder with the task's official files; None if the user gave none.
+        store
+            Where the store goes; None for the default place.
+        """
         raise UsageError(f"task {self.address!r} needs no preparation.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.dataset.store import DatasetStore
 from harness.dataset.writer import DatasetWriter
-from harness.errors import DataError, NotPreparedError
+from harness.errors import DataError, NotPreparedError, UsageError
 from harness.progress import Progress
 from harness.task import Split, Task
 from harness.workspace import data_folder
@@ -30,12 +30,7 @@ class StoredTask(Task):
         try:
             store = DatasetStore(folder)
         except NotPreparedError:
-            raise NotPreparedError(
-                f"task {self.address!r} has no data yet: looked in {folder}. Prepare it with "
-                f"`clamr-bench data prepare {self.address} --source DIR`, or point at a prepared "
-                "store with --data DIR. `clamr-bench run --task multivent/sample --retriever "
-                "bm25-text` works without any data."
-            ) from None
+            raise self.not_prepared(folder) from None
         family = store.manifest.task.partition("/")[0]
         if family != self.family:
             raise DataError(
@@ -44,8 +39,23 @@ class StoredTask(Task):
             )
         return store.split(split)
 
-    def prepare(self, source: Path, store: Path, progress: Progress) -> Path:
-        """Read `source` into a store at `store` (see `write`)."""
+    def not_prepared(self, folder: Path) -> NotPreparedError:
+        """Return the error for data that are not in `folder`: what to do about it."""
+        return NotPreparedError(
+            f"task {self.address!r} has no data yet: looked in {folder}. Prepare it with "
+            f"`clamr-bench data prepare {self.address} --source DIR`, or point at a prepared "
+            "store with --data DIR. `clamr-bench run --task multivent/sample --retriever "
+            "bm25-text` works without any data."
+        )
+
+    def prepare(self, source: Path | None, store: Path | None, progress: Progress) -> Path:
+        """Read `source` into a store (see `write`)."""
+        store = store or self.default_store
+        if source is None:
+            raise UsageError(
+                f"`data prepare {self.address}` needs --source DIR: the folder that holds the "
+                "task's official files."
+            )
         if not source.is_dir():
             raise DataError(
                 f"--source {source} is not a folder: give the folder that holds the files of "

@@ -35,12 +35,15 @@ def _section(file: TableFile, table: Table, level: int = 2) -> str:
     identity = table.identity
     settings = "".join(f", {key}={value}" for key, value in sorted(identity.settings.items()))
     title = f"{identity.address} ({identity.split}{settings})"
+    facts = (
+        f"{table.title}. {file.task}@{file.version}, protocol `{file.protocol}`, "
+        f"{table.documents:,} documents, {table.queries:,} queries, data "
+        f"`{identity.data_fingerprint[:12]}`."
+    )
     lines = [
         f"{'#' * level} {title}",
         "",
-        f"{table.title}. {file.task}@{file.version}, protocol `{file.protocol}`, "
-        f"{table.documents:,} documents, {table.queries:,} queries, data "
-        f"`{identity.data_fingerprint[:12]}`.",
+        facts,
         f"Candidates: {table.candidates}. Relevant: {table.relevance}. Ties: {table.ties}.",
         "",
         "| retriever | " + " | ".join(identity.measures) + " |",

@@ -10,17 +10,17 @@ from pathlib import Path
 from harness.config import RunConfig
 from harness.documents import Documents, RestrictedDocuments
 from harness.environment import peak_memory, reset_peak_memory
-from harness.errors import CapabilityError, RankingError
+from harness.errors import CapabilityError
 from harness.progress import Progress
 from harness.results.schema import Efficiency
 from harness.results.store import SavedRun
 from harness.retriever import QueryKind, Retriever
 from harness.runner.folder import RunFolder
 from harness.runner.record import build_result, run_identity
-from harness.runner.scoring import score
+from harness.runner.scoring import require_known, score
 from harness.runner.search import search
 from harness.task import Split, Task
-from harness.types import Modality, Query, Ranking
+from harness.types import Modality, Query
 from harness.workspace import Workspace, digest, writable_folder
 
 
@@ -93,7 +93,13 @@ def run(
             index_seconds = _index(retriever, documents, workspace, progress)
             searched = search(retriever, shown, config.k, workspace, progress)
             index_bytes = workspace.size()
-            _check_ids(retriever, searched.ranking, documents, queries)
+            require_known(
+                searched.ranking,
+                queries,
+                documents,
+                f"retriever {retriever.address!r} returned",
+                "it may only rank what it was given",
+            )
             with progress.stage("evaluate"):
                 scores = score(searched.ranking, split, queries, task.protocol)
             efficiency = Efficiency(
@@ -175,24 +181,3 @@ def _index(
             temporary.write_text(json.dumps({"seconds": seconds}))
     recorded: float | None = json.loads(timing.read_text())["seconds"]
     return recorded
-
-
-def _check_ids(
-    retriever: Retriever, ranking: Ranking, documents: Documents, queries: Sequence[Query]
-) -> None:
-    """Hold a retriever to its contract: only known queries and documents."""
-    strange = set(ranking) - {query.id for query in queries}
-    if strange:
-        raise RankingError(
-            f"retriever {retriever.address!r} returned a ranking for the unknown query "
-            f"{min(strange)!r}; it may only rank the queries that it was given."
-        )
-    known = documents.attributes().keys()
-    for query_id, ranked in ranking.items():
-        for document_id in ranked.documents:
-            if document_id not in known:
-                raise RankingError(
-                    f"retriever {retriever.address!r} returned the unknown document "
-                    f"{document_id!r} for query {query_id!r}; it may only return documents that "
-                    "it indexed."
-                )

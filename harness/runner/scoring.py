@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.breakdowns import breakdown_by_document, breakdown_by_query
+from harness.documents import Documents
+from harness.errors import RankingError
 from harness.evaluation import Evaluation, evaluate
 from harness.results.schema import Estimate, Group
 from harness.statistics import bootstrap_interval
 from harness.task import Protocol, Split
-from harness.types import Query, Ranking
+from harness.types import Query, RankedList, Ranking
 
 #: Intervals belong to the queries, not to the run: the same run always shows the same interval.
 BOOTSTRAP_SEED = 0
@@ -44,6 +46,47 @@ def score(ranking: Ranking, split: Split, queries: Sequence[Query], protocol: Pr
             parts = breakdown_by_document(ranking, split.qrels, ids, protocol.measures, values)
             breakdowns[f"document {name}"] = {v: _group(part) for v, part in parts.items()}
     return Scores(evaluation, estimates(evaluation), breakdowns)
+
+
+def require_known(
+    ranking: Ranking, queries: Sequence[Query], documents: Documents, what: str, remedy: str
+) -> None:
+    """Refuse a ranking with queries or documents that the task does not have.
+
+    Parameters
+    ----------
+    ranking, queries, documents
+        What was ranked, and what may be.
+    what, remedy
+        Beginning and end of the message: ``run.trec names`` ... ``is it of another task?``
+
+    Raises
+    ------
+    RankingError
+        Counting the unknown ids and naming the first.
+    """
+    known = documents.attributes().keys()
+    asked = {query.id for query in queries}
+    strange_queries = sorted(set(ranking) - asked)
+    strange = {d for ranked in ranking.values() for d in ranked.documents if d not in known}
+    problems = []
+    if strange_queries:
+        problems.append(f"{len(strange_queries):,} unknown queries (first {strange_queries[0]!r})")
+    if strange:
+        problems.append(f"{len(strange):,} unknown documents (first {min(strange)!r})")
+    if problems:
+        raise RankingError(f"{what} {' and '.join(problems)}: {remedy}.")
+
+
+def known_part(ranking: Ranking, queries: Sequence[Query], documents: Documents) -> Ranking:
+    """Return the ranking without the queries and documents that the task does not have."""
+    known = documents.attributes().keys()
+    lists = {}
+    for query_id in {query.id for query in queries} & set(ranking):
+        ranked = ranking[query_id]
+        kept = [position for position, d in enumerate(ranked.documents) if d in known]
+        lists[query_id] = RankedList([ranked.documents[i] for i in kept], ranked.scores[kept])
+    return Ranking(lists)
 
 
 def estimates(evaluation: Evaluation) -> dict[str, Estimate]:

@@ -1,0 +1,145 @@
+"""``clamr-bench data``: prepare, check, describe and list dataset stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli import show
+from harness.cli.options import DataOption, SettingsOption, complete_tasks
+
+if TYPE_CHECKING:
+    from harness.dataset import DatasetStore
+
+app = typer.Typer(help="Prepare, check, describe and list datasets.", no_args_is_help=True)
+
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Task address or store folder.", autocompletion=complete_tasks
+    ),
+]
+
+
+@app.command("prepare")
+def prepare(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="Task address.", autocompletion=complete_tasks)
+    ],
+    source: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with the task's official files.")
+    ] = None,
+    data: DataOption = None,
+    set_: SettingsOption = None,
+) -> None:
+    """Turn a task's official files into a dataset store; media stay where they are.
+
+    `clamr-bench data prepare multivent/v1 --source DIR`
+    """
+    from harness.dataset import DatasetStore
+    from harness.progress import terminal_progress
+    from harness.registry import TASKS, make_task
+    from harness.settings import parse_assignments
+
+    name = TASKS.find(task).name
+    given = parse_assignments(set_ or [])
+    made = make_task(task, {**given.get(name, {}), **given.get(task, {})})
+    folder = made.prepare(source, data, terminal_progress())
+    _show(DatasetStore(folder))
+
+
+@app.command("check")
+def check(
+    name: NameArgument,
+    media: Annotated[bool, typer.Option("--media", help="Look for every media file too.")] = False,
+) -> None:
+    """Read every byte of a store and name what was changed."""
+    from harness.errors import DataError
+
+    store = _open(name)
+    problems = store.check()
+    if media and not problems:
+        problems = store.check_media()
+    if problems:
+        shown = problems[:20]
+        more = [f"... and {len(problems) - 20:,} more."] if len(problems) > 20 else []
+        raise DataError("\n".join([f"{store.folder} is not as it was prepared:", *shown, *more]))
+    typer.echo(f"{store.folder}: every part is as it was prepared.")
+
+
+@app.command("stats")
+def stats(name: NameArgument) -> None:
+    """Show what a store holds: splits, modality coverage, languages, notes."""
+    _show(_open(name))
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the prepared stores."""
+    from harness.dataset import DatasetStore
+    from harness.workspace import data_folder
+
+    rows = []
+    for path in sorted(data_folder().glob("*/*/dataset.json")):
+        if path.parent.name.startswith("."):
+            continue
+        manifest = DatasetStore(path.parent).manifest
+        splits = ", ".join(
+            f"{split}: {model.documents.rows:,} documents, {model.queries.rows:,} queries"
+            for split, model in manifest.splits.items()
+        )
+        rows.append([manifest.task, splits, str(path.parent)])
+    if rows:
+        show.table(["task", "splits", "folder"], rows)
+    else:
+        typer.echo(
+            f"no prepared datasets in {data_folder()}: `clamr-bench data prepare TASK --source "
+            "DIR` makes one."
+        )
+
+
+def _open(name: str) -> DatasetStore:
+    from harness.dataset import DatasetStore
+    from harness.dataset.task import StoredTask
+    from harness.errors import NotPreparedError, UsageError
+    from harness.registry import make_task
+
+    if Path(name).is_dir():
+        return DatasetStore(Path(name))
+    task = make_task(name)
+    if not isinstance(task, StoredTask):
+        raise UsageError(f"task {name!r} keeps no dataset store.")
+    try:
+        return DatasetStore(task.default_store)
+    except NotPreparedError:
+        raise task.not_prepared(task.default_store) from None
+
+
+def _show(store: DatasetStore) -> None:
+    manifest = store.manifest
+    typer.echo(f"{manifest.task} (version {manifest.task_version}) in {store.folder}")
+    for split, model in manifest.splits.items():
+        counts = {
+            "documents": model.documents.rows,
+            "queries": model.queries.rows,
+            "judgments": model.qrels.rows,
+        }
+        rows = [[key, f"{value:,}"] for key, value in counts.items()]
+        total = model.coverage.documents or 1
+        rows += [
+            [f"with {label}", f"{count:,} ({count / total:.1%})"]
+            for label, count in model.coverage.modalities.items()
+        ]
+        rows += [
+            [f"in {language}", f"{row['documents']:,}"]
+            for language, row in model.coverage.languages.items()
+        ]
+        show.table([split, ""], rows, numeric=True)
+    for channel, version in manifest.channels.items():
+        typer.echo(f"{channel}: {version}")
+    for key, count in manifest.counts.items():
+        typer.echo(f"{key}: {count:,}")
+    for note in manifest.notes:
+        typer.echo(note)

@@ -1,0 +1,54 @@
+"""Options that several commands share, and their completions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete_tasks(incomplete: str) -> list[str]:
+    """Return the registered task names that begin with `incomplete`."""
+    from harness.registry import TASKS
+
+    return [name for name in TASKS.names() if name.startswith(incomplete)]
+
+
+def complete_retrievers(incomplete: str) -> list[str]:
+    """Return the registered retriever names that begin with `incomplete`."""
+    from harness.registry import RETRIEVERS
+
+    return [name for name in RETRIEVERS.names() if name.startswith(incomplete)]
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Return the ids of saved runs that begin with `incomplete`."""
+    from harness.results.store import ResultsStore
+    from harness.workspace import results_folder
+
+    folders = ResultsStore(results_folder()).folders()
+    return [folder.name for folder in folders if folder.name.startswith(incomplete)]
+
+
+TaskOption = Annotated[
+    str,
+    typer.Option("--task", help="Address of a task.", autocompletion=complete_tasks),
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME.KEY=VALUE", help="A setting of a task or retriever."),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Dataset store, instead of the default place."),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Split of the dataset.")]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="Results folder; default: CLAMR_BENCH_RESULTS, then ./results.",
+    ),
+]

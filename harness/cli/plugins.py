@@ -1,0 +1,106 @@
+"""``clamr-bench tasks`` and ``clamr-bench retrievers``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli import show
+from harness.cli.options import complete_retrievers, complete_tasks
+
+if TYPE_CHECKING:
+    from harness.registry import Registry
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("tasks")(tasks_command)
+    app.command("retrievers")(retrievers_command)
+
+
+def tasks_command(
+    name: Annotated[
+        str | None, typer.Argument(help="Show one task whole.", autocompletion=complete_tasks)
+    ] = None,
+) -> None:
+    """List the tasks, or show one: protocol, settings, licence, citation."""
+    from harness.dataset.task import StoredTask
+    from harness.registry import TASKS, make_task
+
+    if name is None:
+        _list(TASKS)
+        return
+    task = make_task(name)
+    protocol = task.protocol
+    facts = {
+        "candidates": protocol.candidates,
+        "relevant": protocol.relevance,
+        "ties": protocol.ties,
+        "measures": ", ".join(protocol.measures),
+    }
+    if isinstance(task, StoredTask):
+        store = task.default_store
+        ready = (store / "dataset.json").is_file()
+        facts["data"] = f"{store} ({'prepared' if ready else 'not prepared'})"
+    _show_one(task, task.address, facts)
+
+
+def retrievers_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show one retriever whole.", autocompletion=complete_retrievers),
+    ] = None,
+) -> None:
+    """List the retrievers, or show one: capabilities, settings, licence, citation."""
+    from harness.registry import RETRIEVERS, make_retriever
+
+    if name is None:
+        _list(RETRIEVERS)
+        return
+    retriever = make_retriever(name)
+    able = retriever.capabilities
+    flags = [word for word in ("trainable", "explains", "oracle") if getattr(able, word)]
+    facts = {
+        "reads": ", ".join(modality.label for modality in sorted(able.modalities)),
+        "queries": ", ".join(sorted(able.query_kinds)),
+        "directions": ", ".join(sorted(able.directions)),
+        "weights": retriever.weights_help or "none",
+        "also": ", ".join(flags) or "-",
+    }
+    _show_one(retriever, retriever.address, facts)
+
+
+def _list(registry: Registry[Any]) -> None:
+    from harness.errors import PluginError
+
+    rows, broken = [], []
+    for name, plugin in registry.everything():
+        if isinstance(plugin, PluginError):
+            broken.append(plugin)
+            continue
+        about = plugin.about
+        rows.append([name, about.title, about.version, about.licence])
+    show.table([registry.kind, "what", "version", "licence"], rows)
+    if broken:
+        raise PluginError(" ".join(str(error) for error in broken))
+
+
+def _show_one(plugin: Any, address: str, facts: dict[str, str]) -> None:
+    from harness.settings import describe_settings
+
+    about = plugin.about
+    card = {
+        "what": about.title,
+        "version": about.version,
+        **facts,
+        "licence": about.licence,
+        "citation": about.citation,
+    }
+    if about.url:
+        card["url"] = about.url
+    show.table([address, ""], [[key, value] for key, value in card.items()])
+    rows = [list(row) for row in describe_settings(type(plugin.settings))]
+    if rows:
+        example = f"--set {plugin.name}.{rows[0][0]}=VALUE"
+        show.table(["setting", "type", "default", "meaning"], rows, title=f"Settings: {example}")

@@ -1,0 +1,113 @@
+"""``clamr-bench results``: list, show and check saved runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli import show
+from harness.cli.options import ResultsOption, complete_runs
+
+app = typer.Typer(help="List, show and check saved results.", no_args_is_help=True)
+
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="Run folder or unique prefix of a run id.", autocompletion=complete_runs
+    ),
+]
+
+
+@app.command("list")
+def list_command(output: ResultsOption = None) -> None:
+    """List the complete runs."""
+    from harness.results.store import ResultsStore
+    from harness.workspace import results_folder
+
+    store = ResultsStore(output or results_folder())
+    rows = []
+    for run in store.runs():
+        result = run.result
+        main = result.task.protocol.main
+        rows.append(
+            [
+                result.run_id,
+                result.task.address,
+                result.task.protocol.name,
+                result.retriever.address,
+                f"{main} {show.estimate(result.measures[main])}",
+            ]
+        )
+    if rows:
+        show.table(["run", "task", "protocol", "retriever", "result"], rows)
+    else:
+        typer.echo(f"no results in {store.folder}: `clamr-bench run` makes them.")
+
+
+@app.command("show")
+def show_command(run: RunArgument, output: ResultsOption = None) -> None:
+    """Show one run: measures, breakdowns, coverage, cost, environment."""
+    from harness.results.store import ResultsStore
+    from harness.workspace import results_folder
+
+    saved = ResultsStore(output or results_folder()).find(run)
+    result = saved.result
+    task, retriever, cost = result.task, result.retriever, result.efficiency
+    names = task.protocol.measures
+    coverage = ", ".join(f"{key} {n:,}" for key, n in result.data.coverage.modalities.items())
+    facts = {
+        "task": f"{task.address}@{task.version}, {task.split}, protocol {task.protocol.name}",
+        "retriever": f"{retriever.address} (version {retriever.version})",
+        "settings": str(retriever.settings),
+        "options": str(result.options.model_dump(exclude_none=True)),
+        "data": f"{result.data.fingerprint[:12]}: {result.data.coverage.documents:,} documents "
+        f"({coverage}), {result.data.judgments:,} judgments",
+        "queries": f"{result.evaluation.queries:,} evaluated, {result.evaluation.missing:,} "
+        f"without a list, {result.evaluation.without_positives:,} dropped",
+        "made": f"{result.created} by clamr-bench {result.environment.clamr_bench}, Python "
+        f"{result.environment.python}, {result.environment.processor}",
+        "index": f"{_seconds(cost.index_seconds)}, {show.size(cost.index_bytes)}",
+        "search": f"{_seconds(cost.search_seconds)}; one query p50 {_ms(cost.query_p50_ms)}, "
+        f"p95 {_ms(cost.query_p95_ms)}",
+        "peak memory": show.size(cost.peak_memory_bytes),
+        "licences": f"data: {task.licence}; retriever: {retriever.licence}",
+        "folder": str(saved.folder),
+    }
+    show.table([result.run_id, ""], [[key, value] for key, value in facts.items()])
+    show.table(names, [show.measures(result.measures, names)])
+    for attribute, groups in result.breakdowns.items():
+        rows = [
+            [value, f"{group.queries:,}", *show.measures(group.measures, names)]
+            for value, group in groups.items()
+        ]
+        show.table([attribute, "queries", *names], rows, numeric=True)
+
+
+@app.command("check")
+def check(
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Runs; default: all.", autocompletion=complete_runs),
+    ] = None,
+    output: ResultsOption = None,
+) -> None:
+    """Check that saved runs are readable and as they were written."""
+    from harness.errors import ResultError
+    from harness.results.store import ResultsStore
+    from harness.workspace import results_folder
+
+    store = ResultsStore(output or results_folder())
+    runs = [store.find(name) for name in run] if run else list(store.runs())
+    problems = [problem for saved in runs for problem in saved.check()]
+    if problems:
+        raise ResultError("\n".join(problems))
+    typer.echo(f"{len(runs):,} runs in {store.folder}: all as they were written.")
+
+
+def _seconds(value: float | None) -> str:
+    return "not measured (resumed)" if value is None else f"{value:.2f} s"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} ms"

@@ -1,0 +1,165 @@
+"""``clamr-bench run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli import show
+from harness.cli.options import (
+    DataOption,
+    ResultsOption,
+    SettingsOption,
+    complete_retrievers,
+    complete_tasks,
+)
+
+if TYPE_CHECKING:
+    from harness.results.store import SavedRun
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("run")(run_command)
+
+
+def run_command(
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of a task; may be repeated.", autocompletion=complete_tasks),
+    ] = None,
+    retriever: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address of a retriever, or file.py:Class; may be repeated.",
+            autocompletion=complete_retrievers,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML file with the same keys; flags go before it."),
+    ] = None,
+    set_: SettingsOption = None,
+    split: Annotated[str | None, typer.Option(help="Split to evaluate on [test].")] = None,
+    k: Annotated[int | None, typer.Option(help="Documents returned a query [1000].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of random choices [0].")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Run only the first queries; never listed in tables.")
+    ] = None,
+    modalities: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Leave only these document modalities."),
+    ] = None,
+    data: DataOption = None,
+    output: ResultsOption = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run even what is complete already.")
+    ] = False,
+) -> None:
+    """Run retrievers on tasks and save results.
+
+    Every retriever runs on every task. A run that was killed goes on; one that is complete is
+    shown again.
+
+    `clamr-bench run --task multivent/sample --retriever bm25-asr --retriever bm25-text`
+    """
+    from harness.config import RunConfig
+    from harness.progress import terminal_progress
+    from harness.registry import RETRIEVERS, TASKS, make_retriever, make_task
+    from harness.runner import run
+    from harness.settings import parse_assignments
+    from harness.workspace import results_folder
+
+    flags = {
+        "tasks": task,
+        "retrievers": retriever,
+        "settings": parse_assignments(set_ or []),
+        "split": split,
+        "k": k,
+        "seed": seed,
+        "limit": limit,
+        "modalities": None if modalities is None else modalities.split(","),
+        "data": data,
+        "output": output,
+    }
+    chosen = RunConfig.make(config, flags)
+    results = chosen.output or results_folder()
+    tasks = [(a, TASKS.find(a).name) for a in chosen.tasks]
+    retrievers = [(a, RETRIEVERS.find(a).name) for a in chosen.retrievers]
+    _check_names(chosen.settings, [*tasks, *retrievers])
+    # Everything is made before anything runs: a typo in the last retriever costs no hours.
+    made_tasks = [make_task(a, chosen.settings_of(a, name)) for a, name in tasks]
+    made = [make_retriever(a, chosen.settings_of(a, name)) for a, name in retrievers]
+    progress = terminal_progress()
+    saved: list[SavedRun] = []
+    for one_task in made_tasks:
+        for one in made:
+            progress.note(f"{one_task.address} · {one.address}")
+            done, already = run(one_task, one, chosen, results, progress, again=again)
+            if already:
+                progress.note("complete already (--again runs it anew)")
+            saved.append(done)
+    show_runs(saved)
+
+
+def show_runs(saved: Sequence[SavedRun]) -> None:
+    """Show the measures of runs, and the breakdowns by query, a table for each protocol."""
+    groups: dict[tuple[str, str], list[SavedRun]] = {}
+    for run in saved:
+        task = run.result.task
+        groups.setdefault((task.address, task.protocol.name), []).append(run)
+    for (address, _), runs in groups.items():
+        task = runs[0].result.task
+        names = task.protocol.measures
+        title = f"{address} · {task.split} · {runs[0].result.evaluation.queries:,} queries"
+        rows = [[_label(run), *show.measures(run.result.measures, names)] for run in runs]
+        show.table(["retriever", *names], rows, title=title, numeric=True)
+        for attribute in runs[0].result.breakdowns:
+            _show_breakdown(attribute, task.protocol.main, runs)
+    for run in saved:
+        typer.echo(f"saved: {run.folder}")
+
+
+def _show_breakdown(attribute: str, measure: str, runs: Sequence[SavedRun]) -> None:
+    groups = runs[0].result.breakdowns[attribute]
+    if not 2 <= len(groups) <= 12:  # A wider table is for `results show`.
+        return
+    headers = [f"{value} ({group.queries})" for value, group in groups.items()]
+    rows = []
+    for run in runs:
+        parts = run.result.breakdowns.get(attribute, {})
+        rows.append(
+            [
+                _label(run),
+                *(
+                    f"{parts[v].measures[measure].mean * 100:.2f}" if v in parts else "-"
+                    for v in groups
+                ),
+            ]
+        )
+    title = f"{measure} by {attribute.replace('_', ' ')} (number of queries)"
+    show.table(["retriever", *headers], rows, title=title, numeric=True)
+
+
+def _label(run: SavedRun) -> str:
+    result = run.result
+    changed = [f"{key}={value}" for key, value in result.retriever.changed_settings.items()]
+    if result.options.modalities is not None:
+        changed.append("only " + "+".join(result.options.modalities))
+    label = result.retriever.address
+    return f"{label} ({', '.join(changed)})" if changed else label
+
+
+def _check_names(settings: dict[str, dict[str, object]], known: list[tuple[str, str]]) -> None:
+    from harness.errors import UsageError, did_you_mean
+
+    names = sorted({word for pair in known for word in pair})
+    for name in settings:
+        if name not in names:
+            raise UsageError(
+                f"settings are given for {name!r}, which this command does not run (it runs "
+                f"{', '.join(names)}).{did_you_mean(name, names)}"
+            )

@@ -1,0 +1,56 @@
+"""How commands show things: tables, and figures as everywhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.results.schema import Estimate
+
+#: Width of a table when standard output is no terminal: nothing is wrapped in logs and pipes.
+PIPE_WIDTH = 200
+
+
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str | None = None,
+    numeric: bool = False,
+) -> None:
+    """Print a table; with `numeric`, all columns but the first are aligned right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else PIPE_WIDTH)
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    for position, header in enumerate(headers):
+        right = numeric and position > 0
+        shown.add_column(header, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    console.print(shown)
+
+
+def estimate(value: Estimate) -> str:
+    """Return a mean with its interval, in percent."""
+    return f"{value.mean * 100:.2f} [{value.low * 100:.1f}, {value.high * 100:.1f}]"
+
+
+def measures(estimates: Mapping[str, Estimate], names: Sequence[str] | None = None) -> list[str]:
+    """Return the cells of a row of measures."""
+    return [estimate(estimates[name]) for name in (names or list(estimates))]
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
