@@ -9,13 +9,15 @@ whole (``multivent/v1``), then split at its first ``/`` (``clamr/tiny``: plugin 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec
 from pathlib import Path
+from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from harness import API_VERSION
@@ -105,7 +107,7 @@ class Registry(Generic[P]):
     def _load(self, entry: EntryPoint) -> type[P]:
         try:
             loaded = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self.kind} {entry.name!r} ({entry.value}) failed to load: "
                 f"{type(error).__name__}: {error}"
@@ -119,17 +121,17 @@ class Registry(Generic[P]):
         source = path.read_bytes()
         digest = hashlib.sha256(source).hexdigest()
         # A module name of its own for each content: two files called mine.py do not collide.
-        spec = importlib.util.spec_from_file_location(f"clamr_bench_file_{digest[:16]}", path)
-        if spec is None or spec.loader is None:
-            raise PluginError(f"{where}: Python cannot import this file.")
-        module = sys.modules.get(spec.name)
+        name = f"clamr_bench_file_{digest[:16]}"
+        loader = _FileLoader(name, str(path))
+        module = sys.modules.get(name)
         if module is None:
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
+            module = module_from_spec(ModuleSpec(name, loader, origin=str(path)))
+            module.__file__ = str(path)
+            sys.modules[name] = module
             try:
-                spec.loader.exec_module(module)
-            except Exception as error:
-                del sys.modules[spec.name]
+                loader.exec_module(module)
+            except (Exception, SystemExit) as error:
+                del sys.modules[name]
                 raise PluginError(
                     f"{where} failed to load: {type(error).__name__}: {error}"
                 ) from error
@@ -143,25 +145,54 @@ class Registry(Generic[P]):
     def _checked(self, loaded: Any, where: str) -> type[P]:
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
             raise PluginError(f"{where} is not a subclass of {self.base.__name__}.")
-        abstract: frozenset[str] = getattr(loaded, "__abstractmethods__", frozenset())
-        if abstract:
-            missing = ", ".join(sorted(abstract))
-            raise PluginError(f"{where} does not implement {missing}.")
-        if not isinstance(getattr(loaded, "about", None), About):
-            raise PluginError(
-                f"{where} declares no `about`; give it an About with title, version, licence and "
-                "citation."
-            )
-        if loaded.api_version != API_VERSION:
-            raise PluginError(
-                f"{where} is written for plugin API {loaded.api_version}, this clamr-bench has "
-                f"{API_VERSION}; install a matching version of one of them."
-            )
+        _check_declared(loaded, where)
         return loaded
 
 
+class _Retrievers(Registry[Retriever]):
+    """Retrievers; an encoder counts as one and is wrapped."""
+
+    def _checked(self, loaded: Any, where: str) -> type[Retriever]:
+        # Imported here: it needs numpy, and listing or completing names does not.
+        from harness.encoder import Encoder, EncoderRetriever
+
+        if isinstance(loaded, type) and issubclass(loaded, Encoder):
+            _check_declared(loaded, where)
+            return EncoderRetriever.around(loaded)
+        return super()._checked(loaded, where)
+
+
+def _check_declared(loaded: type[Plugin], where: str) -> None:
+    """Check what every plugin declares, before anything is made of it."""
+    abstract: frozenset[str] = getattr(loaded, "__abstractmethods__", frozenset())
+    if abstract:
+        missing = ", ".join(sorted(abstract))
+        raise PluginError(f"{where} does not implement {missing}.")
+    if not isinstance(getattr(loaded, "about", None), About):
+        raise PluginError(
+            f"{where} declares no `about`; give it an About with title, version, licence and "
+            "citation."
+        )
+    if loaded.api_version != API_VERSION:
+        raise PluginError(
+            f"{where} is written for plugin API {loaded.api_version}, this clamr-bench has "
+            f"{API_VERSION}; install a matching version of one of them."
+        )
+
+
+class _FileLoader(SourceFileLoader):
+    """Runs a plugin's file as it is now.
+
+    The standard loader trusts compiled code of the same second and size: an edit could run as the
+    old code under the new digest. It would also write ``__pycache__`` beside the user's file.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 TASKS: Registry[Task] = Registry("clamr_bench.tasks", "task", Task)  # type: ignore[type-abstract]
-RETRIEVERS: Registry[Retriever] = Registry(
+RETRIEVERS: Registry[Retriever] = _Retrievers(
     "clamr_bench.retrievers",
     "retriever",
     Retriever,  # type: ignore[type-abstract]

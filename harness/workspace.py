@@ -113,20 +113,64 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for part in temporary.rglob("*"):
-            if part.is_file():
-                with part.open("rb+") as file:
-                    os.fsync(file.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        replace_folder(temporary, path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise storage_error(error, "folder", path) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`, which may exist; bytes are on disk first.
+
+    No system call replaces a folder that holds files. So the former one steps aside: a process
+    killed in between loses nothing, and `restore_folder` brings the former one back.
+
+    Raises
+    ------
+    OSError
+        If a rename fails; the former folder is then in its place.
+    """
+    for part in new.rglob("*"):
+        if part.is_file():
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+    aside = _aside(path)
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        restore_folder(path)
+        raise
+    _sync_folder(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folder(path: Path) -> None:
+    """Bring back the former folder if a killed `replace_folder` left none.
+
+    Where several processes replace the folder, call it under their lock.
+    """
+    if was_interrupted(path):
+        _aside(path).rename(path)
+
+
+def was_interrupted(path: Path) -> bool:
+    """Whether `restore_folder` has something to bring back."""
+    return not path.exists() and _aside(path).exists()
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def lock_file(folder: Path) -> Path:
+    """Return the lock file of a folder that is replaced as a whole: it lies beside it."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _sync_folder(path: Path) -> None:
@@ -171,6 +215,8 @@ def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator
                 ) from None
             busy(holder)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise storage_error(error, "lock file", path) from error
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))

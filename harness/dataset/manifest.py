@@ -121,6 +121,8 @@ class Manifest(_Model):
                     f"{SCHEMA_VERSION}: update clamr-bench, or prepare the dataset again."
                 )
             return cls.model_validate(values)
-        except (ValueError, ValidationError) as error:
+        except (OSError, ValueError, ValidationError) as error:
             first = str(error).splitlines()[0]
-            raise DataError(f"{path} is damaged ({first}): prepare the dataset again.") from error
+            raise DataError(
+                f"{path} is damaged or cannot be read ({first}): prepare the dataset again."
+            ) from error

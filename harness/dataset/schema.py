@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from harness.errors import DataError
 from harness.types import TEXT_MODALITIES, Document, Media, Modality, Query
 
 Row = dict[str, Any]
@@ -109,7 +110,14 @@ def row_bytes(row: Row) -> bytes:
 
 
 def _media_row(modality: Modality, file: Media, root: Path | None) -> Row:
-    path = file.path if root is None else file.path.relative_to(root)
+    path = file.path.absolute()
+    if root is not None:
+        if not path.is_relative_to(root):
+            raise DataError(
+                f"media file {path} does not lie under the media root {root}: the task must name "
+                "a folder that holds all of its media."
+            )
+        path = path.relative_to(root)
     return {
         "modality": modality.label,
         "path": path.as_posix(),

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.coverage import Coverage
-from harness.dataset.manifest import Manifest
-from harness.dataset.schema import SCHEMAS, document_of, query_of
+from harness.dataset.manifest import MANIFEST_NAME, Manifest
+from harness.dataset.schema import SCHEMAS, document_of, query_of, row_bytes
 from harness.documents import Documents
 from harness.errors import DataError, did_you_mean
 from harness.task import Split
 from harness.types import Document, Query
+from harness.workspace import exclusive, lock_file, restore_folder, was_interrupted
 
 #: Rows read at a time.
 BATCH = 1024
@@ -43,6 +44,9 @@ class DatasetStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if was_interrupted(folder):
+            with exclusive(lock_file(folder), busy=lambda holder: None):
+                restore_folder(folder)
         self.manifest = Manifest.read(folder)
         for split, model in self.manifest.splits.items():
             for stem, part in model.parts().items():
@@ -118,7 +122,18 @@ class DatasetStore:
                         f"{path} was changed: sha256 {found[:12]}…, {part.sha256[:12]}… was "
                         "written; prepare the dataset again."
                     )
+                elif self._content_sha256(split, stem) != part.content_sha256:
+                    problems.append(
+                        f"{self.folder / MANIFEST_NAME} was changed: its content_sha256 of "
+                        f"{split}/{stem} is not that of the rows; prepare the dataset again."
+                    )
         return problems
+
+    def _content_sha256(self, split: str, stem: str) -> str:
+        content = hashlib.sha256()
+        for row in self._rows(split, stem):
+            content.update(row_bytes(row))
+        return content.hexdigest()
 
     def check_media(self) -> list[str]:
         """Look for every media file; return a line about each that is missing or too short."""
@@ -141,7 +156,7 @@ class DatasetStore:
 
     def _open(self, path: Path) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(path, memory_map=True)
+            return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path} cannot be read as Parquet ({_first_line(error)}): prepare the dataset "

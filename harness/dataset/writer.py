@@ -14,11 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.coverage import CoverageCounter
-from harness.dataset.manifest import CoverageModel, Manifest, Part, SplitModel
+from harness.dataset.manifest import MANIFEST_NAME, CoverageModel, Manifest, Part, SplitModel
 from harness.dataset.schema import SCHEMAS, Row, document_row, query_row, row_bytes
-from harness.errors import DataError, did_you_mean
+from harness.errors import DataError, StorageError, did_you_mean
 from harness.types import Document, Qrels, Query
-from harness.workspace import exclusive, storage_error, writable_folder
+from harness.workspace import (
+    exclusive,
+    lock_file,
+    replace_folder,
+    restore_folder,
+    storage_error,
+    writable_folder,
+)
 
 #: Rows of a Parquet row group: with texts of some kB each a group stays at a few MB.
 ROW_GROUP = 2048
@@ -53,7 +60,7 @@ class DatasetWriter:
     ) -> None:
         self.folder = folder
         self._task, self._task_version = task, task_version
-        self._root = None if media_root is None else media_root.resolve()
+        self._root = None if media_root is None else media_root.absolute()
         self._channels = dict(channels or {})
         self._splits: dict[str, SplitModel] = {}
         self.notes: list[str] = []
@@ -61,16 +68,29 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         writable_folder(self.folder.parent, "dataset folder")
-        self._lock = exclusive(self.folder.parent / f".{self.folder.name}.lock")
+        self._lock = exclusive(lock_file(self.folder))
         self._lock.__enter__()
         self._partial = self.folder.with_name(f".{self.folder.name}.partial")
         try:
+            restore_folder(self.folder)
+            self._refuse_foreign_folder()
             shutil.rmtree(self._partial, ignore_errors=True)
             writable_folder(self._partial, "dataset folder")
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
         return self
+
+    def _refuse_foreign_folder(self) -> None:
+        """Never replace, and so delete, a folder that is not a dataset store."""
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise StorageError(f"{folder} is a file: choose another place for the dataset.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
+            raise StorageError(
+                f"{folder} holds files that are no dataset store (no {MANIFEST_NAME}): choose an "
+                "empty or a new folder, since preparing replaces all that is there."
+            )
 
     def write_split(
         self, split: str, documents: Iterable[Document], queries: Iterable[Query], qrels: Qrels
@@ -145,13 +165,7 @@ class DatasetWriter:
             media_root=None if self._root is None else str(self._root),
             splits=self._splits,
         ).write(self._partial)
-        # Two renames rather than a delete and a rename: a kill in between loses nothing.
-        old = self.folder.with_name(f".{self.folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(old)
-        self._partial.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(self._partial, self.folder)
 
 
 class _Ids:
@@ -191,7 +205,9 @@ class _PartWriter:
         self._content = hashlib.sha256()
 
     def __enter__(self) -> Self:
-        self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            self._path, self._schema, compression="zstd", write_page_checksum=True
+        )
         return self
 
     def write(self, row: Row) -> None:
