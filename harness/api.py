@@ -1,0 +1,67 @@
+"""Everything that a plugin needs, in one place: the stable surface of `API_VERSION`."""
+
+from __future__ import annotations
+
+from harness import API_VERSION
+from harness.coverage import Coverage
+from harness.dataset import DatasetStore, DatasetWriter
+from harness.dataset.task import StoredTask
+from harness.documents import Documents, ListedDocuments
+from harness.encoder import Encoder, Trainable
+from harness.errors import (
+    CapabilityError,
+    ClamrBenchError,
+    DataError,
+    PluginError,
+    RankingError,
+    ResultError,
+    StorageError,
+    UsageError,
+)
+from harness.late_interaction import TokenEmbeddings
+from harness.plugin import About, Direction
+from harness.progress import Progress
+from harness.retriever import Capabilities, QueryKind, Retriever
+from harness.settings import Settings
+from harness.task import Protocol, Split, Task
+from harness.types import Document, Media, Modality, Qrels, Query, RankedList, Ranking
+from harness.workspace import Workspace
+
+__all__ = [
+    "API_VERSION",
+    "About",
+    "Capabilities",
+    "CapabilityError",
+    "ClamrBenchError",
+    "Coverage",
+    "DataError",
+    "DatasetStore",
+    "DatasetWriter",
+    "Direction",
+    "Document",
+    "Documents",
+    "Encoder",
+    "ListedDocuments",
+    "Media",
+    "Modality",
+    "PluginError",
+    "Progress",
+    "Protocol",
+    "Qrels",
+    "Query",
+    "QueryKind",
+    "RankedList",
+    "Ranking",
+    "RankingError",
+    "ResultError",
+    "Retriever",
+    "Settings",
+    "Split",
+    "StorageError",
+    "StoredTask",
+    "Task",
+    "TokenEmbeddings",
+    "Trainable",
+    "UsageError",
+    "Workspace",
+]
