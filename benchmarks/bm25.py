@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -25,7 +26,7 @@ from retrievers.bm25 import TokenIndex
 from retrievers.tokenise import Tokeniser, TokeniserSettings
 
 BARE = "bm25s bare"
-SETTINGS = {"k1": 1.2, "b": 0.75, "method": "lucene"}
+SETTINGS: dict[str, Any] = {"k1": 1.2, "b": 0.75, "method": "lucene"}
 
 
 def corpus(n_documents: int, n_queries: int) -> tuple[list[list[str]], list[list[str]]]:

@@ -37,6 +37,7 @@ from retrievers.tokenise import Tokeniser, TokeniserSettings
 
 _FOLDER = "bm25"
 _CARD = "collection.json"
+_DELTA = 0.5  # of the bm25l and bm25+ variants
 
 Method = Literal["lucene", "robertson", "atire", "bm25l", "bm25+"]
 
@@ -44,9 +45,14 @@ Method = Literal["lucene", "robertson", "atire", "bm25l", "bm25+"]
 class BM25Settings(TokeniserSettings):
     """The formula, and how text is cut into terms."""
 
-    k1: float = Field(1.2, ge=0, description="How slowly a repeated term saturates.")
+    k1: float = Field(
+        1.2, gt=0, allow_inf_nan=False, description="How slowly a repeated term saturates."
+    )
     b: float = Field(0.75, ge=0, le=1, description="How much long documents are discounted.")
-    method: Method = Field("lucene", description="Variant of the formula, as bm25s names them.")
+    method: Method = Field(
+        "lucene",
+        description="Variant of the formula, as bm25s names them; bm25l and bm25+ with delta 0.5.",
+    )
 
 
 class TokenIndex:
@@ -94,7 +100,9 @@ class TokenIndex:
             bounds.append(len(terms))
         if not vocabulary:
             return cls(ids, None)
-        scorer = bm25s.BM25(k1=k1, b=b, method=method, backend="numpy", csc_backend="numpy")
+        scorer = bm25s.BM25(
+            k1=k1, b=b, delta=_DELTA, method=method, backend="numpy", csc_backend="numpy"
+        )
         scorer.index(
             _TermIds(terms, bounds, dict(vocabulary)),
             create_empty_token=False,
@@ -106,7 +114,11 @@ class TokenIndex:
         """Write the index into `folder`: bm25s' npy and JSON files, and ``collection.json``."""
         if self._scorer is not None:
             self._scorer.save(folder, show_progress=False)
-        card = {"made_with": _made_with(), "documents": self.documents}
+        card = {
+            "made_with": _made_with(),
+            "has_terms": self._scorer is not None,
+            "documents": self.documents,
+        }
         (folder / _CARD).write_text(json.dumps(card))
 
     @classmethod
@@ -126,7 +138,7 @@ class TokenIndex:
             if card["made_with"] != _made_with():
                 return None
             scorer = None
-            if (folder / "params.index.json").exists():
+            if card["has_terms"]:
                 scorer = bm25s.BM25.load(folder, mmap=True, show_progress=False)
                 # Plain views: slicing a memmap costs more than adding a short posting list.
                 for part in ("data", "indices", "indptr"):
