@@ -249,13 +249,20 @@ def _canonical(query: str, ranked: RankedList) -> RankedList:
             f"query {query!r}: document {twice!r} is listed twice; a ranking holds each document "
             "once a query."
         )
+    # Ids that are not strings would match no judgment and score 0 in silence. One of a list tells.
+    if len(documents) and not isinstance(documents[0], str):
+        raise RankingError(
+            f"query {query!r}: document id {documents[0]!r} is a {type(documents[0]).__name__}; "
+            "document ids must be strings."
+        )
     # Retrievers mostly return distinct scores, best first: one comparison then settles it, and
-    # ids are sorted as strings only where scores tie (5 times faster on 2,500 x 1,000).
+    # ids are sorted as strings only where scores tie. For 2,500 lists of 1,000 that is 0.07 s,
+    # and 0.2 s for lists in no order; 0.06 s of either is the search for repeated ids above.
     if bool((scores[:-1] > scores[1:]).all()):
         return RankedList(documents, scores)
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores)
     ordered = scores[order]
-    ids = [documents[i] for i in order]
+    ids = list(map(documents.__getitem__, order.tolist()))
     if bool((ordered[:-1] == ordered[1:]).any()):
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1], True])
         for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
