@@ -71,7 +71,10 @@ class Manifest(_Model):
     channels
         Versions of modality channels: ``{"asr": "whisper-large-v3"}``.
     media_root
-        Folder that media paths are relative to; None if there are no media.
+        Folder that media paths are relative to; None if there are no media. It may be edited
+        where media moved.
+    digest
+        sha256 (hex) of all the rest but `media_root`; finds a changed value.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -82,6 +85,11 @@ class Manifest(_Model):
     channels: dict[str, str] = {}
     media_root: str | None = None
     splits: dict[str, SplitModel]
+    digest: str = ""
+
+    def own_digest(self) -> str:
+        """Return what `digest` must be."""
+        return digest(self.model_dump(mode="json", exclude={"digest", "media_root"}))
 
     def fingerprint(self, split: str) -> str:
         """sha256 (hex) of all that determines results on `split`.
@@ -95,7 +103,8 @@ class Manifest(_Model):
     def write(self, folder: Path) -> None:
         """Write ``dataset.json`` atomically; a store without it does not count as prepared."""
         with atomic_write(folder / MANIFEST_NAME) as temporary:
-            text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
+            values = self.model_copy(update={"digest": self.own_digest()}).model_dump(mode="json")
+            text = json.dumps(values, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod

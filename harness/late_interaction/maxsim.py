@@ -69,8 +69,10 @@ def max_sim(queries: TokenEmbeddings, documents: TokenEmbeddings) -> MaxSim:
         )
     shape = (len(queries), len(documents))
     scores = MaxSim(np.full(shape, -np.inf, np.float32), np.full(shape, -np.inf, np.float32))
-    for first, last in _blocks(queries.offsets, QUERY_TOKENS):
-        _score(queries, slice(first, last), documents, scores)
+    # An overflow gives a score that is not finite, which whoever ranks refuses by name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first, last in _blocks(queries.offsets, QUERY_TOKENS):
+            _score(queries, slice(first, last), documents, scores)
     return scores
 
 
