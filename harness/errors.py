@@ -64,5 +64,6 @@ class StorageError(ClamrBenchError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""

@@ -1,0 +1,128 @@
+"""What the documents promise: schemas as published, tutorial code as written, a true surface."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import harness.api
+from harness.results import ResultsStore
+from tests.conftest import Command
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def load_schemas() -> dict[str, str]:
+    spec = importlib.util.spec_from_file_location("write_schemas", DOCS / "write_schemas.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {name: module.text(model) for name, model in module.SCHEMAS.items()}
+
+
+def test_published_schemas_are_those_of_the_models() -> None:
+    for name, text in load_schemas().items():
+        assert (DOCS / name).read_text() == text, f"{name} is out of date: make docs"
+
+
+def test_a_saved_result_satisfies_the_published_schema(
+    bench: Command, v1: Path, tmp_path: Path
+) -> None:
+    bench("run", "--task", "multivent/v1", "--retriever", "bm25-text")
+    bench("leaderboard")
+    [run] = ResultsStore(tmp_path / "results").runs()
+    written = {
+        "result.schema.json": run.folder / "result.json",
+        "table.schema.json": tmp_path / "results/tables/multivent@1/v1.json",
+        "dataset.schema.json": tmp_path / "data/multivent/v1/dataset.json",
+    }
+    for name, path in written.items():
+        schema = json.loads((DOCS / name).read_text())
+        values = json.loads(path.read_text())
+        jsonschema.validate(values, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(values | {"surprise": 1}, schema)
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_the_tutorials_retrievers_run_as_written(bench: Command, v1: Path, tmp_path: Path) -> None:
+    retriever, settings, encoder = python_blocks(DOCS / "add-a-retriever.md")
+    for code, name, change in (
+        (retriever, "WordOverlap", ("Modality.ASR", "Modality.DESCRIPTION")),
+        (encoder, "Letters", ("Modality.OCR", "Modality.DESCRIPTION")),
+    ):
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) < 30, f"{name} takes {len(lines)} lines"
+        path = tmp_path / f"{name.lower()}.py"
+        # The tiny data of this test have descriptions only; nothing else is changed.
+        path.write_text(code.replace(*change))
+        outcome = bench("run", "--task", "multivent/v1", "--retriever", f"{path}:{name}")
+        assert outcome.status == 0, outcome.err
+    results = {
+        run.result.retriever.name: run.result for run in ResultsStore(tmp_path / "results").runs()
+    }
+    assert results["WordOverlap"].measures["Success@1"].mean > 0.5
+    assert results["Letters"].measures["Success@1"].mean > 0.2
+    assert results["Letters"].retriever.citation == "Yours, 2026."
+    with_settings = retriever.replace(
+        "    about = About(", "    Settings = OverlapSettings\n    about = About("
+    ).replace("Modality.ASR", "Modality.DESCRIPTION")
+    path = tmp_path / "with_settings.py"
+    path.write_text(f"{settings}\n\n{with_settings}")
+    bench(
+        "run", "--task", "multivent/v1", "--retriever", f"{path}:WordOverlap",
+        "--set", "WordOverlap.min_length=0",
+    ).fails("min_length", "greater than or equal to 1")  # fmt: skip
+
+
+def test_readme_names_what_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / target).exists(), target
+    verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) <= verbs
+
+
+def test_the_public_surface_is_what_it_says() -> None:
+    names = harness.api.__all__
+    assert names == sorted(names)
+    assert all(hasattr(harness.api, name) for name in names)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """A real process: this is about what a new interpreter loads."""
+    heavy = ("torch", "scipy", "pyarrow", "numpy", "transformers", "bm25s", "ir_measures", "av")
+    code = (
+        "import sys, harness.cli.main as m; status = m.main(['--help']); "
+        "from harness.cli.options import complete_tasks, complete_retrievers; "
+        "assert 'random' in complete_retrievers('r') and complete_tasks('multi'); "
+        f"print('LOADED', [name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stdout
+    assert "leaderboard" in done.stdout
+
+
+def test_a_shadowing_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/__init__.py").write_text("")
+    code = "import sys; from harness.cli.main import main; sys.exit(main(['tasks']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "'tasks'" in done.stderr
+    assert "shadowed" in done.stderr
+    assert "Traceback" not in done.stderr
