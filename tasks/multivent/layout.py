@@ -54,7 +54,7 @@ class Layout:
     """
 
     def __init__(self, root: Path, split: str) -> None:
-        self.root, self.split = root.resolve(), split
+        self.root, self.split = root.absolute(), split
         self.videos = read_ids(self.root, split)
         self.media = self.root / split
         if not self.media.is_dir():
