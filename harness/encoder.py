@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.documents import Documents
 from harness.errors import PluginError, RankingError, StorageError
 from harness.late_interaction import TokenEmbeddings, max_sim
 from harness.plugin import Plugin
@@ -143,7 +144,7 @@ class EncoderRetriever(Retriever):
         encoder = {**self.encoder.identity(), "batch_size": self.encoder.batch_size}
         return {**super().identity(), "encoder": encoder, "aggregation": self.encoder.aggregation}
 
-    def index(self, documents: Collection[Document], workspace: Workspace) -> None:
+    def index(self, documents: Documents, workspace: Workspace) -> None:
         """Encode the documents that no earlier process encoded (see `Retriever.index`)."""
         self._shards, self._documents = [], []
         for number, shard in enumerate(_groups(documents, SHARD_DOCUMENTS)):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import harness.encoder
+from harness.documents import ListedDocuments
 from harness.encoder import EncoderRetriever, Trainable
 from harness.errors import PluginError, RankingError, StorageError
 from harness.late_interaction import TokenEmbeddings, max_sim, maxsim
@@ -203,6 +204,7 @@ def test_helper_names_the_item_of_another_dimension() -> None:
 PLUGIN = """\
 import hashlib
 import numpy as np
+from harness.documents import ListedDocuments
 from harness.encoder import Encoder
 from harness.late_interaction import TokenEmbeddings
 from harness.plugin import About
@@ -233,7 +235,7 @@ class Words(Encoder):
 WORDS = ["red", "green", "blue", "circle", "square", "star", "moon", "river", "stone", "cloud"]
 
 
-def documents(number: int) -> list[Document]:
+def documents(number: int) -> ListedDocuments:
     rng = np.random.default_rng(7)
     made = [Document("empty")]
     for index in range(number):
@@ -241,7 +243,7 @@ def documents(number: int) -> list[Document]:
         if index % 3 == 0:
             del texts[Modality.OCR]
         made.append(Document(f"d{index:03d}", texts))
-    return made
+    return ListedDocuments(made)
 
 
 QUERIES = [Query("q1", "red circle"), Query("q2", "stone river moon"), Query("q3", "")]
@@ -292,7 +294,7 @@ def test_ties_at_the_cut_are_broken_by_document_id_across_shards(
     monkeypatch.setattr(harness.encoder, "SHARD_DOCUMENTS", 4)
     retriever = make_retriever(plugin(tmp_path))
     same = [Document(f"d{i * 17 % 40:02d}", {Modality.ASR: "red"}) for i in range(40)]
-    retriever.index(same, workspace(tmp_path / "w"))
+    retriever.index(ListedDocuments(same), workspace(tmp_path / "w"))
     ranked = retriever.search([Query("q", "red")], k)["q"]
     assert list(ranked.documents) == sorted((d.id for d in same), reverse=True)[:k]
 
@@ -306,7 +308,7 @@ def test_aggregation_is_the_encoders_choice_and_part_of_its_identity(tmp_path: P
     scores = []
     for source in (PLUGIN, other):
         retriever = make_retriever(plugin(tmp_path, source))
-        retriever.index(documents, workspace(tmp_path / retriever.fingerprint))
+        retriever.index(ListedDocuments(documents), workspace(tmp_path / retriever.fingerprint))
         ranked = retriever.search([Query("q", "red circle")], 2)["q"]
         scores.append(dict(zip(ranked.documents, ranked.scores.tolist(), strict=True)))
         assert retriever.identity()["aggregation"] in ("token_max", "modality_max")
@@ -361,7 +363,7 @@ def test_a_killed_index_goes_on_and_scores_are_byte_identical(
 
     monkeypatch.setattr(resumed.encoder, "encode_documents", watched)
     resumed.index(documents(20), workspace(tmp_path / "killed"))
-    assert encoded == [document.id for document in documents(20)[8:]]
+    assert encoded == [document.id for document in documents(20)][8:]
     assert as_bytes(resumed.search(QUERIES, 100)) == as_bytes(whole.search(QUERIES, 100))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,8 @@ from harness.workspace import (
     storage_error,
     writable_folder,
 )
+
+T = TypeVar("T")
 
 #: Rows of a Parquet row group: with texts of some kB each a group stays at a few MB.
 ROW_GROUP = 2048
@@ -111,14 +113,14 @@ class DatasetWriter:
             counter = CoverageCounter()
             with _PartWriter(folder / "documents.parquet") as part:
                 known_documents = _Ids("document", split)
-                for document in documents:
+                for document in _from_source(documents):
                     known_documents.add(document.id)
                     counter.add(document)
                     part.write(document_row(document, self._root))
             document_part = part.result()
             with _PartWriter(folder / "queries.parquet") as part:
                 known_queries = _Ids("query", split)
-                for query in queries:
+                for query in _from_source(queries):
                     known_queries.add(query.id)
                     part.write(query_row(query, self._root))
             query_part = part.result()
@@ -166,6 +168,14 @@ class DatasetWriter:
             splits=self._splits,
         ).write(self._partial)
         replace_folder(self._partial, self.folder)
+
+
+def _from_source(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items; an error of the files they are read from is not one of the store's."""
+    try:
+        yield from items
+    except OSError as error:
+        raise DataError(f"the source cannot be read: {error}.") from error
 
 
 class _Ids:
@@ -218,13 +228,23 @@ class _PartWriter:
 
     def _flush(self) -> None:
         self._count += len(self._rows)
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        try:
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{self._path.stem}: the text {error.object[:40]!r} holds "
+                f"{error.object[error.start]!r}, half of a surrogate pair and no character: repair "
+                "the source file."
+            ) from error
+        self._writer.write_table(table)
         self._rows = []
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None and self._rows:
-            self._flush()
-        self._writer.close()
+        try:
+            if kind is None and self._rows:
+                self._flush()
+        finally:
+            self._writer.close()
 
     def result(self) -> Part:
         with self._path.open("rb") as file:
