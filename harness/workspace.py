@@ -56,8 +56,10 @@ def storage_error(error: OSError, what: str, path: Path) -> StorageError:
         errno.EEXIST: "a file of that name is in the way: remove it or choose another folder",
         errno.EISDIR: "a folder of that name is in the way: remove it or choose another",
     }
+    # numpy reports a failed write without a number: then its own words must do.
     number = error.errno if error.errno is not None else -1
-    return StorageError(f"cannot write {what} {path}: {remedies.get(number, error.strerror)}.")
+    reason = remedies.get(number) or error.strerror or str(error) or "the write failed"
+    return StorageError(f"cannot write {what} {path}: {reason}.")
 
 
 def writable_folder(path: Path, what: str) -> Path:
