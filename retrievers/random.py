@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.documents import Documents
-from harness.plugin import About
-from harness.retriever import Capabilities, Direction, QueryKind, Retriever
+from harness.plugin import About, Direction
+from harness.retriever import Capabilities, QueryKind, Retriever
 from harness.types import Modality, Query, RankedList, Ranking
 from harness.workspace import Workspace
 

@@ -57,34 +57,36 @@ def python_blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def test_the_tutorials_retrievers_run_as_written(bench: Command, v1: Path, tmp_path: Path) -> None:
+SAMPLE = (
+    "run", "--task", "multivent/sample",
+    "--set", "multivent/sample.test_videos=12", "--set", "multivent/sample.train_videos=2",
+)  # fmt: skip
+
+
+def test_the_tutorials_retrievers_run_as_written(bench: Command, tmp_path: Path) -> None:
     retriever, settings, encoder = python_blocks(DOCS / "add-a-retriever.md")
-    for code, name, change in (
-        (retriever, "WordOverlap", ("Modality.ASR", "Modality.DESCRIPTION")),
-        (encoder, "Letters", ("Modality.OCR", "Modality.DESCRIPTION")),
-    ):
+    for code, name in ((retriever, "WordOverlap"), (encoder, "Letters")):
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) < 30, f"{name} takes {len(lines)} lines"
         path = tmp_path / f"{name.lower()}.py"
-        # The tiny data of this test have descriptions only; nothing else is changed.
-        path.write_text(code.replace(*change))
-        outcome = bench("run", "--task", "multivent/v1", "--retriever", f"{path}:{name}")
+        path.write_text(code)
+        outcome = bench(*SAMPLE, "--retriever", f"{path}:{name}")
         assert outcome.status == 0, outcome.err
-    results = {
-        run.result.retriever.name: run.result for run in ResultsStore(tmp_path / "results").runs()
-    }
-    assert results["WordOverlap"].measures["Success@1"].mean > 0.5
-    assert results["Letters"].measures["Success@1"].mean > 0.2
-    assert results["Letters"].retriever.citation == "Yours, 2026."
+    runs = ResultsStore(tmp_path / "results").runs()
+    results = {run.result.retriever.name: run.result for run in runs}
+    for result in results.values():
+        # Of 12 videos, one has the words that were asked for: chance is 1 in 12.
+        assert result.breakdowns["query_type"]["asr"].measures["Success@1"].mean > 0.3
+        assert result.retriever.citation == "Yours, 2026."
     with_settings = retriever.replace(
         "    about = About(", "    Settings = OverlapSettings\n    about = About("
-    ).replace("Modality.ASR", "Modality.DESCRIPTION")
+    )
     path = tmp_path / "with_settings.py"
     path.write_text(f"{settings}\n\n{with_settings}")
-    bench(
-        "run", "--task", "multivent/v1", "--retriever", f"{path}:WordOverlap",
-        "--set", "WordOverlap.min_length=0",
-    ).fails("min_length", "greater than or equal to 1")  # fmt: skip
+    mistaken = ("--set", "WordOverlap.min_length=0")
+    bench(*SAMPLE, "--retriever", f"{path}:WordOverlap", *mistaken).fails(
+        "min_length", "greater than or equal to 1"
+    )
 
 
 def test_readme_names_what_exists() -> None:

@@ -20,9 +20,14 @@ class StoredTask(Task):
     """
 
     @property
+    def dataset(self) -> str:
+        """Address of the task whose store this one reads; variants that share one override it."""
+        return f"{self.name}/{self.variant}" if self.variant else self.name
+
+    @property
     def default_store(self) -> Path:
         """Where the store lies unless the user says otherwise."""
-        return data_folder() / self.family / (self.address.partition("/")[2] or "default")
+        return data_folder() / self.family / (self.dataset.partition("/")[2] or "default")
 
     def load(self, split: str, data: Path | None, progress: Progress) -> Split:
         """Return one split of the store (see `Task.load`)."""
@@ -31,11 +36,10 @@ class StoredTask(Task):
             store = DatasetStore(folder)
         except NotPreparedError:
             raise self.not_prepared(folder) from None
-        family = store.manifest.task.partition("/")[0]
-        if family != self.family:
+        if store.manifest.task != self.dataset:
             raise DataError(
-                f"{folder} was prepared for task {store.manifest.task!r}, not for "
-                f"{self.address!r}: point --data at another store."
+                f"{folder} was prepared for task {store.manifest.task!r}, but {self.address!r} "
+                f"reads stores of {self.dataset!r}: point --data at one of those."
             )
         return store.split(split)
 
@@ -43,7 +47,7 @@ class StoredTask(Task):
         """Return the error for data that are not in `folder`: what to do about it."""
         return NotPreparedError(
             f"task {self.address!r} has no data yet: looked in {folder}. Prepare it with "
-            f"`clamr-bench data prepare {self.address} --source DIR`, or point at a prepared "
+            f"`clamr-bench data prepare {self.dataset} --source DIR`, or point at a prepared "
             "store with --data DIR. `clamr-bench run --task multivent/sample --retriever "
             "bm25-text` works without any data."
         )
@@ -68,7 +72,7 @@ class StoredTask(Task):
     def writer(self, source: Path, store: Path) -> DatasetWriter:
         """Return the writer that `prepare` uses; override to state media root and channels."""
         return DatasetWriter(
-            store, task=self.address, task_version=self.about.version, media_root=source
+            store, task=self.dataset, task_version=self.about.version, media_root=source
         )
 
     @abstractmethod

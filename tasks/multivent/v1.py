@@ -118,7 +118,7 @@ class MultiVENT1(StoredTask):
 
     def writer(self, source: Path, store: Path) -> DatasetWriter:
         """Return the writer; the file points at no media on disk, so there is no media root."""
-        return DatasetWriter(store, task=self.address, task_version=self.about.version)
+        return DatasetWriter(store, task=self.dataset, task_version=self.about.version)
 
     def write(self, source: Path, writer: DatasetWriter, progress: Progress) -> None:
         """Read ``multivent_base.csv`` and write the split ``test``.

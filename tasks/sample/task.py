@@ -97,7 +97,7 @@ class MultiVENTSample(StoredTask):
         version = f"generated, version {generate.VERSION}"
         return DatasetWriter(
             store,
-            task=self.address,
+            task=self.dataset,
             task_version=self.about.version,
             media_root=source,
             channels={"asr": version, "ocr": version},
