@@ -305,6 +305,7 @@ def test_breakdown_by_query_takes_the_values_of_each_group() -> None:
     assert korean.query_ids == ("q1", "q3")
     assert korean.values.tolist() == [[0.5, 0.0], [0.0, 0.0]]
     assert korean.missing_ids == ("q3",)
+    assert parts["language"]["ar"].missing == 0
     assert parts["language"]["ar"].means() == {"RR": 1.0, "Success@1": 1.0}
     assert parts["target"]["ocr"].mean("RR") == 0.0
 
@@ -323,14 +324,14 @@ def test_breakdown_by_document_neither_rewards_nor_punishes_other_values() -> No
 
 
 def test_breakdown_by_document_drops_queries_without_such_a_document() -> None:
-    scores = {"q1": {"a": 1.0}, "q2": {"b": 2.0, "u": 1.0}, "q3": {"a": 1.0}}
+    scores = {"q1": {"a": 1.0}, "q2": {"b": 2.0}, "q3": {"a": 1.0}}
     qrels = {"q1": {"a": 1}, "q2": {"a": 1, "b": 1}, "q3": {"u": 1}, "q4": {"a": 1}, "q5": {}}
     parts = breakdown_by_document(
         Ranking.from_scores(scores), qrels, list(qrels), ["RR"], {"a": "ko", "b": "ar"}
     )
     korean, arabic = parts["ko"], parts["ar"]
     assert korean.query_ids == ("q1", "q2", "q4")
-    # In q2 the Arabic b is taken out, and nothing Korean is found; q4 was never ranked.
+    # In q2 the Arabic b is taken out and nothing is left, but it was ranked; q4 never was.
     assert korean.of("RR").tolist() == [1.0, 0.0, 0.0]
     assert korean.missing_ids == ("q4",)
     assert korean.without_positives == 2
