@@ -21,7 +21,7 @@ from random import Random
 
 from harness.progress import Advance, Progress
 from tasks.multivent.texts import ASR_FOLDER, ASR_SUFFIX, OCR_FOLDER, OCR_SUFFIX
-from tasks.sample.encode import m4a, mp4
+from tasks.sample.encode import encode
 from tasks.sample.facts import VideoFacts
 from tasks.sample.phrases import described, read_off, screen_lines, spoken
 from tasks.sample.queries import SampleQuery, draw_queries
@@ -35,15 +35,15 @@ VERSION = 1
 #: Videos a shard, as in the release.
 _SHARD = 100
 
-#: Every second frame is read by OCR.
-_OCR_FRAMES = range(0, FRAMES, 2)
+#: Every third frame is read by OCR.
+_OCR_FRAMES = range(0, FRAMES, 3)
 
 #: Queries of each type for a training video.
 _TRAIN_QUERIES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class _Files:
     """The files of one video, by what follows its id in their names."""
 
     facts: VideoFacts
@@ -94,11 +94,11 @@ def generate(
                 _write_shard(folder, split, f"{number:06}", _counted(made, advance))
 
 
-def _files(facts: VideoFacts) -> Files:
+def _files(facts: VideoFacts) -> _Files:
     # A stream of its own for each video, so that threads do not matter.
     random = Random(f"sample files {facts.id}")  # noqa: S311 (not for secrets)
     lines = screen_lines(facts, random)
-    sound = render_sound(facts.sound)
+    mp4, m4a = encode(render_frames(facts.scene, lines, random), render_sound(facts.sound))
     read = read_off(lines, len(_OCR_FRAMES), random)
     info = {
         "id": facts.id,
@@ -116,11 +116,11 @@ def _files(facts: VideoFacts) -> Files:
             "screen": lines,
         },
     }
-    return Files(
+    return _Files(
         facts,
         {
-            ".mp4": mp4(render_frames(facts.scene, lines, random), sound),
-            ".m4a": m4a(sound),
+            ".mp4": mp4,
+            ".m4a": m4a,
             ".json": json.dumps(metadata, ensure_ascii=False).encode(),
         },
         spoken(facts, random),
@@ -128,7 +128,7 @@ def _files(facts: VideoFacts) -> Files:
     )
 
 
-def _counted(files: Iterable[Files], advance: Advance) -> Iterator[Files]:
+def _counted(files: Iterable[_Files], advance: Advance) -> Iterator[_Files]:
     for file in files:
         yield file
         advance()
@@ -148,7 +148,7 @@ def _write_tables(
                 file.write(json.dumps(judgment) + "\n")
 
 
-def _write_shard(folder: Path, split: str, shard: str, videos: Iterable[Files]) -> None:
+def _write_shard(folder: Path, split: str, shard: str, videos: Iterable[_Files]) -> None:
     features = folder / "features" / split / "exp" / "scale24"
     speech = features / "data" / "video" / "baseline" / split / ASR_FOLDER / ASR_FOLDER / shard
     screen = features / "features" / split / "ocr" / OCR_FOLDER / shard

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.dataset import SCHEMA_VERSION, DatasetStore, DatasetWriter
 from harness.dataset.task import StoredTask
-from harness.errors import DataError, NotPreparedError
+from harness.errors import DataError, NotPreparedError, StorageError
 from harness.plugin import About
 from harness.progress import Progress
 from harness.settings import Settings
@@ -17,6 +17,10 @@ from harness.task import Protocol, Split
 from harness.workspace import digest, exclusive, lock_file, storage_error, writable_folder
 from tasks.multivent.layout import write_split
 from tasks.sample import generate
+
+
+#: A file of every generated source; a folder without it is never replaced.
+_MARK = "multivent_2_test_ids.csv"
 
 
 class SampleSettings(Settings):
@@ -135,6 +139,11 @@ class MultiVENTSample(StoredTask):
         return manifest.media_root == str(source.absolute()) and source.is_dir()
 
     def _generate(self, source: Path, progress: Progress) -> None:
+        if source.exists() and not (source / _MARK).is_file():
+            raise StorageError(
+                f"{source} is in the way and holds no generated sample (no {_MARK}): move it, or "
+                "choose another place with --data."
+            )
         partial = source.with_name(f".{source.name}.partial")
         try:
             shutil.rmtree(partial, ignore_errors=True)
