@@ -18,7 +18,6 @@ from harness.workspace import digest, exclusive, lock_file, storage_error, writa
 from tasks.multivent.layout import write_split
 from tasks.sample import generate
 
-
 #: A file of every generated source; a folder without it is never replaced.
 _MARK = "multivent_2_test_ids.csv"
 
