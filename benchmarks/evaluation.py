@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import ir_measures
 import numpy as np
 import pytrec_eval
 import torch
-from _measure import side_by_side, write_json
+from _measure import Table, side_by_side, write_json
 from ir_measures import AP, RR, R, Success, nDCG
 from numpy.typing import NDArray
 from torchmetrics import retrieval
@@ -31,6 +33,7 @@ MEASURES = ("nDCG@10", "Success@1", "R@10", "RR", "AP")
 TREC_NAMES = ("ndcg_cut_10", "success_1", "recall_10", "recip_rank", "map")
 BARE = "pytrec_eval bare"
 COLLECTION = 20_000
+INPUTS = ("best first", "in no order", "best first, a relevant document last")
 
 
 @dataclass
@@ -127,6 +130,24 @@ def agree(data: Data) -> None:
     np.testing.assert_array_equal(ours(data), rows)
 
 
+def compare(name: str, queries: int, k: int, rounds: int) -> Table:
+    """Return the table of one kind of input."""
+    torch.set_num_threads(1)
+    data = sorted_lists(queries, k, deep=name.endswith("last"))
+    if name == "in no order":
+        data = shuffled(data)
+    ways = {
+        BARE: lambda: bare(data),
+        "ours": lambda: ours(data),
+        "ir-measures on dictionaries": lambda: on_ir_measures(data),
+        "torchmetrics, flattened": on_torchmetrics(data),
+    }
+    title = f"{queries:,} queries, top {k:,}, {name}"
+    table = side_by_side(title, ways, baseline=BARE, rounds=rounds)
+    agree(data)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=2_500)
@@ -134,27 +155,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    best_first = sorted_lists(arguments.queries, arguments.k, deep=False)
-    inputs = {
-        "best first": best_first,
-        "in no order": shuffled(best_first),
-        "best first, a relevant document last": sorted_lists(
-            arguments.queries, arguments.k, deep=True
-        ),
-    }
     tables = []
-    for name, data in inputs.items():
-        ways: dict[str, Callable[[], object]] = {
-            BARE: lambda data=data: bare(data),
-            "ours": lambda data=data: ours(data),
-            "ir-measures on dictionaries": lambda data=data: on_ir_measures(data),
-            "torchmetrics, flattened": on_torchmetrics(data),
-        }
-        title = f"{arguments.queries:,} queries, top {arguments.k:,}, {name}"
-        tables.append(side_by_side(title, ways, baseline=BARE, rounds=arguments.rounds))
-        agree(data)
-        print(tables[-1].markdown(), end="\n\n")
+    for name in INPUTS:
+        # A process each: in one, the second table's memory would come from what the first left.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            sizes = (arguments.queries, arguments.k, arguments.rounds)
+            tables.append(process.submit(compare, name, *sizes).result())
+        print(tables[-1].markdown(), end="\n\n", flush=True)
     if arguments.save:
         packages = ("pytrec-eval-terrier", "ir-measures", "torchmetrics", "torch", "numpy")
         print(write_json("evaluation", tables, packages=packages, settings=vars(arguments)))
