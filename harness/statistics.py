@@ -81,7 +81,9 @@ def bootstrap_interval(
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
         means[start : start + size] = counts.astype(np.float64) @ deviations / n
     tail = (1 - confidence) / 2
-    low, high = mean + np.quantile(means, [tail, 1 - tail], axis=0)
+    # Rounding may carry a resampled mean a hair out of the values' range: no "-0.0" to be shown.
+    least, most = values.min(axis=0), values.max(axis=0)
+    low, high = np.clip(mean + np.quantile(means, [tail, 1 - tail], axis=0), least, most)
     return [
         Interval(mean=float(m), low=float(lo), high=float(hi), n=n)
         for m, lo, hi in zip(mean, low, high, strict=True)

@@ -175,7 +175,8 @@ class Ranking(Mapping[str, RankedList]):
     """Ranked lists by query id, in canonical order.
 
     Canonical order is score descending, then document id descending. That is the order in which
-    ``trec_eval`` reads a run, so its figures for a saved run are ours.
+    ``trec_eval`` reads a run, so its figures for a saved run are ours (but where scores differ only
+    beyond float32, which it takes for ties).
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def python_blocks(page: Path) -> list[str]:
 
 SAMPLE = (
     "run", "--task", "multivent/sample",
-    "--set", "multivent/sample.test_videos=12", "--set", "multivent/sample.train_videos=2",
+    "--set", "multivent/sample.test_videos=60", "--set", "multivent/sample.train_videos=2",
 )  # fmt: skip
 
 
@@ -74,9 +74,10 @@ def test_the_tutorials_retrievers_run_as_written(bench: Command, tmp_path: Path)
         assert outcome.status == 0, outcome.err
     runs = ResultsStore(tmp_path / "results").runs()
     results = {run.result.retriever.name: run.result for run in runs}
+    assert set(results) == {"WordOverlap", "Letters"}
     for result in results.values():
-        # Of 12 videos, one has the words that were asked for: chance is 1 in 12.
-        assert result.breakdowns["query_type"]["asr"].measures["Success@1"].mean > 0.3
+        # A random order of 60 videos gives nDCG@10 = 0.08 in expectation.
+        assert result.breakdowns["query_type"]["asr"].measures["nDCG@10"].mean > 0.2
         assert result.retriever.citation == "Yours, 2026."
     with_settings = retriever.replace(
         "    about = About(", "    Settings = OverlapSettings\n    about = About("

@@ -371,3 +371,12 @@ def test_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
     assert results_folder() == Path.home() / "mine"
     monkeypatch.setenv("CLAMR_BENCH_DATA", "")
     assert data_folder().is_absolute()
+
+
+def test_a_file_in_the_place_of_a_parent_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with (
+        pytest.raises(StorageError, match="cannot write file"),
+        atomic_write(tmp_path / "taken" / "deep" / "file") as temporary,
+    ):
+        temporary.write_text("never")
