@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -20,18 +21,26 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 
 
-def load_schemas() -> dict[str, str]:
-    spec = importlib.util.spec_from_file_location("write_schemas", DOCS / "write_schemas.py")
+def load(path: Path) -> Any:
+    """Import a script by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {name: module.text(model) for name, model in module.SCHEMAS.items()}
+    return module
 
 
 def test_published_schemas_are_those_of_the_models() -> None:
-    for name, text in load_schemas().items():
+    script = load(DOCS / "write_schemas.py")
+    for name, model in script.SCHEMAS.items():
+        text = script.text(model)
         assert (DOCS / name).read_text() == text, f"{name} is out of date: make docs"
+
+
+def test_the_benchmark_report_is_made_of_the_saved_figures() -> None:
+    script = load(ROOT / "benchmarks/write_report.py")
+    assert (ROOT / "benchmarks/README.md").read_text(encoding="utf-8") == script.report()
 
 
 def test_a_saved_result_satisfies_the_published_schema(
