@@ -180,14 +180,24 @@ class Task(Plugin, ABC):
             If there is no such split.
         """
 
-    def prepare(self, source: Path | None, store: Path | None, progress: Progress) -> Path:
-        """Turn the files in `source` into a dataset store and return its folder.
+    def prepare(
+        self,
+        sources: Sequence[Path],
+        store: Path | None,
+        progress: Progress,
+        *,
+        strict: bool = False,
+    ) -> Path:
+        """Turn the files in `sources` into a dataset store and return its folder.
 
         Parameters
         ----------
-        source
-            Folder with the task's official files; None if the user gave none.
+        sources
+            Folders with the task's official files, searched in this order; empty if the user gave
+            none.
         store
             Where the store goes; None for the default place.
+        strict
+            Whether anything that is missing is an error; else it is counted.
         """
         raise UsageError(f"task {self.address!r} needs no preparation.")

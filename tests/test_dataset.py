@@ -79,7 +79,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     )
     query = Query("q1", "text", frame, "find it", {"type": "video"})
     with DatasetWriter(
-        tmp_path / "store", task="t/v", task_version="3", media_root=root, channels={"asr": "w1"}
+        tmp_path / "store", task="t/v", task_version="3", media_roots=[root], channels={"asr": "w1"}
     ) as writer:
         writer.notes.append("a note")
         writer.write_split("test", [document, Document("bare")], [query], {"q1": {"bare": 3}})
@@ -139,7 +139,7 @@ def test_media_below_a_linked_or_relative_source(
     monkeypatch.chdir(tmp_path)
     for root in (Path("disk"), Path("link"), tmp_path / "link"):
         media = Media(root / "v.mp4", "v.mp4", 4)
-        store = write(tmp_path / "s", with_media(media), media_root=root)
+        store = write(tmp_path / "s", with_media(media), media_roots=[root])
         assert store.check_media() == []
         assert next(store.documents("test")).media[Modality.VIDEO][0].path.is_absolute()
 
@@ -150,16 +150,16 @@ def with_media(media: Media) -> list[Document]:
 
 def test_media_outside_the_root_are_refused(tmp_path: Path) -> None:
     media = Media(tmp_path / "elsewhere" / "v.mp4", "v.mp4", 4)
-    with pytest.raises(DataError, match=r"elsewhere/v\.mp4 does not lie under the media root"):
-        write(tmp_path / "store", with_media(media), media_root=tmp_path / "media")
+    with pytest.raises(DataError, match=r"elsewhere/v\.mp4 does not lie under a media root"):
+        write(tmp_path / "store", with_media(media), media_roots=[tmp_path / "media"])
 
 
 def test_media_that_went_or_shrank_are_named(tmp_path: Path) -> None:
     file = tmp_path / "v.mp4"
     file.write_bytes(b"12345678")
-    plain = write(tmp_path / "plain", with_media(Media(file, "v.mp4", 8)), media_root=tmp_path)
+    plain = write(tmp_path / "plain", with_media(Media(file, "v.mp4", 8)), media_roots=[tmp_path])
     in_tar = with_media(Media(file, "v.mp4", 4, offset=2))
-    tar = write(tmp_path / "tar", in_tar, media_root=tmp_path)
+    tar = write(tmp_path / "tar", in_tar, media_roots=[tmp_path])
     assert plain.check_media() == tar.check_media() == []
     file.write_bytes(b"1234567")
     assert "'d1': " in plain.check_media()[0]
@@ -180,7 +180,7 @@ def test_the_fingerprint_is_of_the_rows_alone(
         root.mkdir()
         (root / "v.mp4").write_bytes(b"1234")
     first = write(
-        tmp_path / "a", with_media(Media(roots[0] / "v.mp4", "v.mp4", 4)), media_root=roots[0]
+        tmp_path / "a", with_media(Media(roots[0] / "v.mp4", "v.mp4", 4)), media_roots=[roots[0]]
     )
     monkeypatch.setattr(harness.dataset.writer, "ROW_GROUP", 1)
     plain = pq.ParquetWriter
@@ -188,13 +188,13 @@ def test_the_fingerprint_is_of_the_rows_alone(
         pq, "ParquetWriter", lambda path, schema, **_: plain(path, schema, compression="none")
     )
     media = Media(roots[1] / "v.mp4", "v.mp4", 4)
-    second = write(tmp_path / "b", with_media(media), media_root=roots[1])
+    second = write(tmp_path / "b", with_media(media), media_roots=[roots[1]])
     parts = [store.manifest.splits["test"].documents for store in (first, second)]
     assert parts[0].sha256 != parts[1].sha256
     assert first.manifest.fingerprint("test") == second.manifest.fingerprint("test")
     larger = Media(roots[1] / "v.mp4", "v.mp4", 5)
-    third = write(tmp_path / "c", with_media(larger), media_root=roots[1])
-    other = write(tmp_path / "d", with_media(media), media_root=roots[1], channels={"asr": "w2"})
+    third = write(tmp_path / "c", with_media(larger), media_roots=[roots[1]])
+    other = write(tmp_path / "d", with_media(media), media_roots=[roots[1]], channels={"asr": "w2"})
     prints = {s.manifest.fingerprint("test") for s in (first, second, third, other)}
     assert len(prints) == 3, "the media's size and the channels' versions do change it"
 
@@ -373,12 +373,12 @@ def test_a_folder_without_a_store(tmp_path: Path) -> None:
 
 
 def test_media_may_move(tmp_path: Path) -> None:
-    """`media_root` in dataset.json is the user's to edit; everything else is not."""
+    """`media_roots` in dataset.json is the user's to edit; everything else is not."""
     file = tmp_path / "old" / "v.mp4"
     file.parent.mkdir()
     file.write_bytes(b"1234")
     media = with_media(Media(file, "v.mp4", 4))
-    before = write(tmp_path / "s", media, media_root=file.parent).manifest.fingerprint("test")
+    before = write(tmp_path / "s", media, media_roots=[file.parent]).manifest.fingerprint("test")
     file.parent.rename(tmp_path / "new")
     card = tmp_path / "s" / "dataset.json"
     card.write_text(card.read_text().replace(str(file.parent), str(tmp_path / "new")))

@@ -63,7 +63,7 @@ def documents(root: Path) -> dict[str, Document]:
 
 
 def prepare(root: Path, store: Path) -> DatasetStore:
-    with DatasetWriter(store, task="multivent", task_version="1", media_root=root) as writer:
+    with DatasetWriter(store, task="multivent", task_version="1", media_roots=[root]) as writer:
         write_split(root, "test", writer, Progress())
     return DatasetStore(store)
 

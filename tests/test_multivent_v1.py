@@ -57,7 +57,7 @@ def task(**settings: Any) -> Task:
 
 def load(source: Path, store: Path, **settings: Any) -> Split:
     if not store.exists():
-        task().prepare(source, store, Progress())
+        task().prepare([source], store, Progress())
     return task(**settings).load("test", store, Progress())
 
 
@@ -209,7 +209,7 @@ def test_missing_data_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotPreparedError, match="data prepare multivent/v1 --source DIR"):
         task().load("test", None, Progress())
     with pytest.raises(ClamrBenchError, match="is not a folder"):
-        task().prepare(tmp_path / "nowhere", tmp_path / "store", Progress())
+        task().prepare([tmp_path / "nowhere"], tmp_path / "store", Progress())
     with pytest.raises(UsageError, match="'event' or 'excerpt'"):
         task(query="title")
 

@@ -45,7 +45,7 @@ def task_of(settings: dict[str, Any]) -> MultiVENTSample:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     """A small sample."""
     folder = tmp_path_factory.mktemp("sample") / "store"
-    return DatasetStore(task_of(SMALL).prepare(None, folder, Progress()))
+    return DatasetStore(task_of(SMALL).prepare([], folder, Progress()))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def everything(prepared: DatasetStore) -> dict[str, list[Document]]:
 
 def facts_of(prepared: DatasetStore, split: str, document: Document) -> Any:
     """What the metadata JSON says that a video shows; read as it lies, not by the reader."""
-    folder = prepared.media_root / split
+    folder = prepared.media_roots[0] / split
     if split == "test":
         return json.loads((folder / "000001" / f"{document.id}.json").read_text("utf-8"))
     content = (folder / "000001.tar").read_bytes()
@@ -147,8 +147,8 @@ def _inside(word: str, text: str) -> bool:
 def test_the_same_settings_give_the_same_fingerprints(
     prepared: DatasetStore, tmp_path: Path
 ) -> None:
-    again = DatasetStore(task_of(SMALL).prepare(None, tmp_path / "again", Progress()))
-    other = DatasetStore(task_of({**TINY, "seed": 1}).prepare(None, tmp_path / "o", Progress()))
+    again = DatasetStore(task_of(SMALL).prepare([], tmp_path / "again", Progress()))
+    other = DatasetStore(task_of({**TINY, "seed": 1}).prepare([], tmp_path / "o", Progress()))
     for split in ("test", "train"):
         assert again.manifest.fingerprint(split) == prepared.manifest.fingerprint(split)
         assert other.manifest.fingerprint(split) != prepared.manifest.fingerprint(split)
@@ -171,9 +171,7 @@ def test_what_is_generated_changes_only_with_its_version(
 
 def test_another_seed_gives_other_texts(tmp_path: Path) -> None:
     stores = [
-        DatasetStore(
-            task_of({**TINY, "seed": seed}).prepare(None, tmp_path / str(seed), Progress())
-        )
+        DatasetStore(task_of({**TINY, "seed": seed}).prepare([], tmp_path / str(seed), Progress()))
         for seed in (0, 1)
     ]
     texts = [{q.text for q in store.queries("train")} for store in stores]
@@ -216,7 +214,7 @@ def test_the_text_on_screen_is_what_ocr_reads(
         for frame in shown:
             assert frame[ink].mean() - frame[~ink].mean() > 60  # H.264 blurs the letters a little
             assert np.abs(frame - band).mean() < 12
-        folders = prepared.media_root.rglob(f"{document.id}.mp4_frames")
+        folders = prepared.media_roots[0].rglob(f"{document.id}.mp4_frames")
         (frames,) = [sorted(folder.glob("*.png.csv")) for folder in folders]
         assert [path.name.rpartition("_")[2] for path in frames] == [
             f"{n}.png.csv" for n in (0, 3, 6)
@@ -376,7 +374,7 @@ def test_a_folder_of_someone_else_is_not_replaced(tmp_path: Path) -> None:
     mine.parent.mkdir()
     mine.write_text("mine")
     with pytest.raises(StorageError, match=r"store\.source is in the way"):
-        task_of(TINY).prepare(None, tmp_path / "store", Progress())
+        task_of(TINY).prepare([], tmp_path / "store", Progress())
     assert mine.read_text() == "mine"
 
 
@@ -384,7 +382,7 @@ def test_a_generated_source_can_be_prepared_elsewhere(
     prepared: DatasetStore, tmp_path: Path
 ) -> None:
     task = task_of(SMALL)
-    store = task.prepare(prepared.media_root, tmp_path / "mine", Progress())
+    store = task.prepare(prepared.media_roots, tmp_path / "mine", Progress())
     loaded = task.load("test", store, Progress())
     assert loaded.fingerprint == prepared.manifest.fingerprint("test")
 

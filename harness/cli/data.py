@@ -29,8 +29,16 @@ def prepare(
         str, typer.Argument(metavar="TASK", help="Task address.", autocompletion=complete_tasks)
     ],
     source: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with the task's official files.")
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with the task's official files. Repeat it for several, which are searched "
+            "in that order.",
+        ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first thing that is missing.")
+    ] = False,
     data: DataOption = None,
     set_: SettingsOption = None,
 ) -> None:
@@ -46,7 +54,7 @@ def prepare(
     name = TASKS.find(task).name
     given = parse_assignments(set_ or [])
     made = make_task(task, {**given.get(name, {}), **given.get(task, {})})
-    folder = made.prepare(source, data, terminal_progress())
+    folder = made.prepare(source or [], data, terminal_progress(), strict=strict)
     _show(DatasetStore(folder))
 
 
@@ -141,5 +149,7 @@ def _show(store: DatasetStore) -> None:
         typer.echo(f"{channel}: {version}")
     for key, count in manifest.counts.items():
         typer.echo(f"{key}: {count:,}")
+    for kind, gap in manifest.gaps.items():
+        typer.echo(f"missing: {kind}: {gap.count:,} (first: {gap.example})")
     for note in manifest.notes:
         typer.echo(note)

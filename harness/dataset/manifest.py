@@ -42,6 +42,13 @@ class CoverageModel(_Model):
     languages: dict[str, dict[str, int]]
 
 
+class Gap(_Model):
+    """Things of one kind that the source should have had: how many, and the first."""
+
+    count: int
+    example: str
+
+
 class SplitModel(_Model):
     """The parts of one split, and its coverage."""
 
@@ -68,13 +75,15 @@ class Manifest(_Model):
         What a reader must know about how the data were made (protocol, repairs).
     counts
         What preparation met: rows read, merged, dropped.
+    gaps
+        What the source lacked, by kind.
     channels
         Versions of modality channels: ``{"asr": "whisper-large-v3"}``.
-    media_root
-        Folder that media paths are relative to; None if there are no media. It may be edited
-        where media moved.
+    media_roots
+        Folders that media paths are relative to; each media file has the position of its root.
+        They may be edited where media moved.
     digest
-        sha256 (hex) of all the rest but `media_root`; finds a changed value.
+        sha256 (hex) of all the rest but `media_roots`; finds a changed value.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -82,14 +91,15 @@ class Manifest(_Model):
     task_version: str
     notes: list[str] = []
     counts: dict[str, int] = {}
+    gaps: dict[str, Gap] = {}
     channels: dict[str, str] = {}
-    media_root: str | None = None
+    media_roots: list[str] = []
     splits: dict[str, SplitModel]
     digest: str = ""
 
     def own_digest(self) -> str:
         """Return what `digest` must be."""
-        return digest(self.model_dump(mode="json", exclude={"digest", "media_root"}))
+        return digest(self.model_dump(mode="json", exclude={"digest", "media_roots"}))
 
     def fingerprint(self, split: str) -> str:
         """sha256 (hex) of all that determines results on `split`.

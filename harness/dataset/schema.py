@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ _ATTRIBUTES = pa.map_(pa.string(), pa.string())
 _MEDIA = pa.struct(
     [
         pa.field("modality", pa.string(), nullable=False),
+        pa.field("root", pa.int16(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
@@ -54,10 +55,10 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 }
 
 
-def document_row(document: Document, root: Path | None) -> Row:
-    """Return the row of `document`, its media paths relative to `root`."""
+def document_row(document: Document, roots: Sequence[Path]) -> Row:
+    """Return the row of `document`, its media paths relative to one of `roots`."""
     media = [
-        _media_row(modality, file, root)
+        _media_row(modality, file, roots)
         for modality in sorted(document.media)
         for file in document.media[modality]
     ]
@@ -72,11 +73,11 @@ def document_row(document: Document, root: Path | None) -> Row:
     }
 
 
-def document_of(row: Mapping[str, Any], root: Path) -> Document:
+def document_of(row: Mapping[str, Any], roots: Sequence[Path]) -> Document:
     """Return the document of a row."""
     media: dict[Modality, list[Media]] = {}
     for file in row["media"]:
-        media.setdefault(Modality.parse(file["modality"]), []).append(_media_of(file, root))
+        media.setdefault(Modality.parse(file["modality"]), []).append(_media_of(file, roots))
     return Document(
         id=row["id"],
         texts={m: row[m.label] for m in TEXT_MODALITIES if row[m.label] is not None},
@@ -86,9 +87,9 @@ def document_of(row: Mapping[str, Any], root: Path) -> Document:
     )
 
 
-def query_row(query: Query, root: Path | None) -> Row:
+def query_row(query: Query, roots: Sequence[Path]) -> Row:
     """Return the row of `query`."""
-    image = None if query.image is None else _media_row(Modality.IMAGE, query.image, root)
+    image = None if query.image is None else _media_row(Modality.IMAGE, query.image, roots)
     return {
         "id": query.id,
         "text": query.text,
@@ -98,9 +99,9 @@ def query_row(query: Query, root: Path | None) -> Row:
     }
 
 
-def query_of(row: Mapping[str, Any], root: Path) -> Query:
+def query_of(row: Mapping[str, Any], roots: Sequence[Path]) -> Query:
     """Return the query of a row."""
-    image = None if row["image"] is None else _media_of(row["image"], root)
+    image = None if row["image"] is None else _media_of(row["image"], roots)
     return Query(row["id"], row["text"], image, row["instruction"], dict(row["attributes"]))
 
 
@@ -109,23 +110,24 @@ def row_bytes(row: Row) -> bytes:
     return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def _media_row(modality: Modality, file: Media, root: Path | None) -> Row:
+def _media_row(modality: Modality, file: Media, roots: Sequence[Path]) -> Row:
     path = file.path.absolute()
-    if root is not None:
-        if not path.is_relative_to(root):
-            raise DataError(
-                f"media file {path} does not lie under the media root {root}: the task must name "
-                "a folder that holds all of its media."
-            )
-        path = path.relative_to(root)
+    root = next((i for i, folder in enumerate(roots) if path.is_relative_to(folder)), None)
+    if root is None:
+        raise DataError(
+            f"media file {path} does not lie under a media root ("
+            f"{', '.join(map(str, roots)) or 'there is none'}): the task must name folders that "
+            "hold all of its media."
+        )
     return {
         "modality": modality.label,
-        "path": path.as_posix(),
+        "root": root,
+        "path": path.relative_to(roots[root]).as_posix(),
         "name": file.name,
         "size": file.size,
         "offset": file.offset,
     }
 
 
-def _media_of(file: Mapping[str, Any], root: Path) -> Media:
-    return Media(root / file["path"], file["name"], file["size"], file["offset"])
+def _media_of(file: Mapping[str, Any], roots: Sequence[Path]) -> Media:
+    return Media(roots[file["root"]] / file["path"], file["name"], file["size"], file["offset"])

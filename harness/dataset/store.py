@@ -66,9 +66,9 @@ class DatasetStore:
                     )
 
     @property
-    def media_root(self) -> Path:
-        """Folder that media paths are relative to."""
-        return Path(self.manifest.media_root or self.folder)
+    def media_roots(self) -> list[Path]:
+        """Folders that media paths are relative to."""
+        return [Path(root) for root in self.manifest.media_roots]
 
     def split(self, name: str) -> Split:
         """Return one split; its documents stay on disk.
@@ -101,13 +101,15 @@ class DatasetStore:
 
     def documents(self, split: str) -> Iterator[Document]:
         """Stream the documents of `split`."""
+        roots = self.media_roots
         for row in self._rows(split, "documents"):
-            yield document_of(row, self.media_root)
+            yield document_of(row, roots)
 
     def queries(self, split: str) -> Iterator[Query]:
         """Stream the queries of `split`."""
+        roots = self.media_roots
         for row in self._rows(split, "queries"):
-            yield query_of(row, self.media_root)
+            yield query_of(row, roots)
 
     def check(self) -> list[str]:
         """Read every byte of every part; return a line about each file that was changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.dataset.store import DatasetStore
@@ -52,32 +53,46 @@ class StoredTask(Task):
             "bm25-text` works without any data."
         )
 
-    def prepare(self, source: Path | None, store: Path | None, progress: Progress) -> Path:
-        """Read `source` into a store (see `write`)."""
+    def prepare(
+        self,
+        sources: Sequence[Path],
+        store: Path | None,
+        progress: Progress,
+        *,
+        strict: bool = False,
+    ) -> Path:
+        """Read `sources` into a store (see `write`)."""
         store = store or self.default_store
-        if source is None:
+        if not sources:
             raise UsageError(
                 f"`data prepare {self.address}` needs --source DIR: the folder that holds the "
                 "task's official files."
             )
-        if not source.is_dir():
-            raise DataError(
-                f"--source {source} is not a folder: give the folder that holds the files of "
-                f"{self.address}."
-            )
-        with self.writer(source, store) as writer:
-            self.write(source, writer, progress)
+        for source in sources:
+            if not source.is_dir():
+                raise DataError(
+                    f"--source {source} is not a folder: give the folder that holds the files of "
+                    f"{self.address}."
+                )
+        with self.writer(sources, store, strict=strict) as writer:
+            self.write(sources, writer, progress)
         return store
 
-    def writer(self, source: Path, store: Path) -> DatasetWriter:
-        """Return the writer that `prepare` uses; override to state media root and channels."""
+    def writer(self, sources: Sequence[Path], store: Path, *, strict: bool) -> DatasetWriter:
+        """Return the writer that `prepare` uses; override to state media roots and channels."""
         return DatasetWriter(
-            store, task=self.dataset, task_version=self.about.version, media_root=source
+            store,
+            task=self.dataset,
+            task_version=self.about.version,
+            media_roots=sources,
+            strict=strict,
         )
 
     @abstractmethod
-    def write(self, source: Path, writer: DatasetWriter, progress: Progress) -> None:
-        """Read the files in `source` and write every split.
+    def write(self, sources: Sequence[Path], writer: DatasetWriter, progress: Progress) -> None:
+        """Read the files in `sources` and write every split.
+
+        What is missing is reported with `DatasetWriter.gap`.
 
         Raises
         ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.coverage import CoverageCounter
-from harness.dataset.manifest import MANIFEST_NAME, CoverageModel, Manifest, Part, SplitModel
+from harness.dataset.manifest import MANIFEST_NAME, CoverageModel, Gap, Manifest, Part, SplitModel
 from harness.dataset.schema import SCHEMAS, Row, document_row, query_row, row_bytes
 from harness.errors import DataError, StorageError, did_you_mean
 from harness.types import Document, Qrels, Query
@@ -45,10 +45,19 @@ class DatasetWriter:
         Where the store will be.
     task, task_version
         What the data are prepared for.
-    media_root
-        Folder that all media lie under; stored once, media paths are relative to it.
+    media_roots
+        Folders that all media lie under; stored once, media paths are relative to one of them.
     channels
         Versions of modality channels.
+    strict
+        Whether a gap is an error.
+
+    Attributes
+    ----------
+    notes
+        What a reader must know about how the data were made.
+    counts
+        What preparation met.
     """
 
     def __init__(
@@ -57,13 +66,16 @@ class DatasetWriter:
         *,
         task: str,
         task_version: str,
-        media_root: Path | None = None,
+        media_roots: Sequence[Path] = (),
         channels: Mapping[str, str] | None = None,
+        strict: bool = False,
     ) -> None:
         self.folder = folder
         self._task, self._task_version = task, task_version
-        self._root = None if media_root is None else media_root.absolute()
+        self._roots = [root.absolute() for root in media_roots]
         self._channels = dict(channels or {})
+        self._strict = strict
+        self._gaps: dict[str, Gap] = {}
         self._splits: dict[str, SplitModel] = {}
         self.notes: list[str] = []
         self.counts: dict[str, int] = {}
@@ -94,6 +106,31 @@ class DatasetWriter:
                 "empty or a new folder, since preparing replaces all that is there."
             )
 
+    def gap(self, kind: str, example: str) -> None:
+        """Count something that the source should have and has not.
+
+        Parameters
+        ----------
+        kind
+            What is missing, as in the report: ``videos without speech``.
+        example
+            Which one; the first of each kind is kept.
+
+        Raises
+        ------
+        DataError
+            If the writer is strict.
+        """
+        if self._strict:
+            raise DataError(
+                f"{kind}: {example}. Add what is missing, or leave out --strict: then it is "
+                "counted and left out."
+            )
+        known = self._gaps.get(kind)
+        self._gaps[kind] = Gap(
+            count=1 + (known.count if known else 0), example=known.example if known else example
+        )
+
     def write_split(
         self, split: str, documents: Iterable[Document], queries: Iterable[Query], qrels: Qrels
     ) -> None:
@@ -116,13 +153,13 @@ class DatasetWriter:
                 for document in _from_source(documents):
                     known_documents.add(document.id)
                     counter.add(document)
-                    part.write(document_row(document, self._root))
+                    part.write(document_row(document, self._roots))
             document_part = part.result()
             with _PartWriter(folder / "queries.parquet") as part:
                 known_queries = _Ids("query", split)
                 for query in _from_source(queries):
                     known_queries.add(query.id)
-                    part.write(query_row(query, self._root))
+                    part.write(query_row(query, self._roots))
             query_part = part.result()
             with _PartWriter(folder / "qrels.parquet") as part:
                 for query_id, row in qrels.items():
@@ -164,7 +201,8 @@ class DatasetWriter:
             notes=self.notes,
             counts=self.counts,
             channels=self._channels,
-            media_root=None if self._root is None else str(self._root),
+            gaps=self._gaps,
+            media_roots=[str(root) for root in self._roots],
             splits=self._splits,
         ).write(self._partial)
         replace_folder(self._partial, self.folder)

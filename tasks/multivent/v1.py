@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -116,12 +116,14 @@ class MultiVENT1(StoredTask):
             fingerprint=digest({"store": stored.fingerprint, "query": "excerpt"}),
         )
 
-    def writer(self, source: Path, store: Path) -> DatasetWriter:
+    def writer(self, sources: Sequence[Path], store: Path, *, strict: bool) -> DatasetWriter:
         """Return the writer; the file points at no media on disk, so there is no media root."""
-        return DatasetWriter(store, task=self.dataset, task_version=self.about.version)
+        return DatasetWriter(
+            store, task=self.dataset, task_version=self.about.version, strict=strict
+        )
 
-    def write(self, source: Path, writer: DatasetWriter, progress: Progress) -> None:
-        """Read ``multivent_base.csv`` and write the split ``test``.
+    def write(self, sources: Sequence[Path], writer: DatasetWriter, progress: Progress) -> None:
+        """Read ``multivent_base.csv`` of the first source that has it; write the split ``test``.
 
         Raises
         ------
@@ -129,7 +131,8 @@ class MultiVENT1(StoredTask):
             If the file is missing, is not UTF-8 CSV with the published columns, or holds a row
             that cannot be used. The message names file, line, value and remedy.
         """
-        path = source / FILE
+        paths = [source / FILE for source in sources]
+        path = next((path for path in paths if path.is_file()), paths[0])
         videos: dict[str, _Video] = {}
         events: dict[str, _Event] = {}
         qrels: dict[str, dict[str, int]] = {}

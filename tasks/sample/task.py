@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -87,29 +88,37 @@ class MultiVENTSample(StoredTask):
             self._ensure(self.default_store, progress)
         return super().load(split, data, progress)
 
-    def prepare(self, source: Path | None, store: Path | None, progress: Progress) -> Path:
-        """Generate the sample, or read one that was generated into `source`."""
+    def prepare(
+        self,
+        sources: Sequence[Path],
+        store: Path | None,
+        progress: Progress,
+        *,
+        strict: bool = False,
+    ) -> Path:
+        """Generate the sample, or read one that was generated into `sources`."""
         store = store or self.default_store
-        if source is None:
+        if not sources:
             self._ensure(store, progress)
             return store
-        return super().prepare(source, store, progress)
+        return super().prepare(sources, store, progress, strict=strict)
 
-    def writer(self, source: Path, store: Path) -> DatasetWriter:
+    def writer(self, sources: Sequence[Path], store: Path, *, strict: bool) -> DatasetWriter:
         """Return the writer, with the version of what was generated in place of ASR and OCR."""
         version = f"generated, version {generate.VERSION}"
         return DatasetWriter(
             store,
             task=self.dataset,
             task_version=self.about.version,
-            media_root=source,
+            media_roots=sources,
+            strict=strict,
             channels={"asr": version, "ocr": version},
         )
 
-    def write(self, source: Path, writer: DatasetWriter, progress: Progress) -> None:
+    def write(self, sources: Sequence[Path], writer: DatasetWriter, progress: Progress) -> None:
         """Read both splits in the official layout (see `tasks.multivent.layout`)."""
         for split in ("test", "train"):
-            write_split(source, split, writer, progress)
+            write_split(sources[0], split, writer, progress)
 
     def _ensure(self, store: Path, progress: Progress) -> None:
         """Generate and prepare what is not there whole; other processes wait meanwhile."""
@@ -125,7 +134,7 @@ class MultiVENTSample(StoredTask):
             if self._is_whole(store, source, progress):
                 return
             self._generate(source, progress)
-            super().prepare(source, store, progress)
+            super().prepare([source], store, progress)
 
     def _is_whole(self, store: Path, source: Path, progress: Progress) -> bool:
         try:
@@ -135,7 +144,7 @@ class MultiVENTSample(StoredTask):
         except DataError as error:
             progress.note(f"{error} The sample is generated anew.")
             return False
-        return manifest.media_root == str(source.absolute()) and source.is_dir()
+        return manifest.media_roots == [str(source.absolute())] and source.is_dir()
 
     def _generate(self, source: Path, progress: Progress) -> None:
         if source.exists() and not (source / _MARK).is_file():
