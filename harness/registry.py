@@ -202,6 +202,15 @@ RETRIEVERS: Registry[Retriever] = _Retrievers(
 def make_task(address: str, settings: Mapping[str, Any] | None = None) -> Task:
     """Make the task at `address` (``multivent/v1``, ``my.py:MyTask``) with its settings."""
     found = TASKS.find(address)
+    if found.rest and found.rest not in found.plugin.variants and found.file is None:
+        # Variants are mostly registered by themselves: "multivent/v9" is nearest to one of those.
+        own = {f"{found.name}/{variant}" for variant in found.plugin.variants if variant}
+        family = {name for name in TASKS.names() if name.partition("/")[0] == found.name}
+        known = sorted(own | family)
+        raise UsageError(
+            f"task {found.name!r} has no variant {found.rest!r}; there are {', '.join(known)}."
+            + did_you_mean(address, known)
+        )
     task = found.plugin(found.name, found.rest, _settings(found, settings))
     task.file, task.source_sha256 = found.file, found.source_sha256
     return task

@@ -34,9 +34,12 @@ class Protocol:
     ties
         How ties are broken.
     measures
-        Measures in ir-measures notation (``nDCG@10``, ``Success@1``).
+        Measures in ir-measures notation (``nDCG@10``, ``Success@1``); names of its own for a task
+        with a policy of its own (`harness.policy.OwnPolicy`).
     main
         The measure that tables are ordered by.
+    unit
+        What the means are over: queries, unless a policy of its own says otherwise.
     query_breakdowns
         Query attributes that results are broken down by.
     document_breakdowns
@@ -57,6 +60,7 @@ class Protocol:
         "AP",
     )
     main: str = "nDCG@10"
+    unit: str = "queries"
     query_breakdowns: tuple[str, ...] = ()
     document_breakdowns: tuple[str, ...] = ()
 
@@ -133,6 +137,9 @@ class Task(Plugin, ABC):
     variants: ClassVar[Mapping[str, str]] = {"": ""}
     #: Which side asks.
     direction: ClassVar[Direction] = Direction.FORWARD
+    #: Who holds judgments that are not public, and measures what ``clamr-bench submit`` writes.
+    #: Only tasks that name one run on splits without judgments.
+    submit_to: ClassVar[str] = ""
 
     def __init__(self, name: str, variant: str, settings: Settings) -> None:
         if variant not in self.variants:

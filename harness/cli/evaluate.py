@@ -32,6 +32,7 @@ def evaluate_command(
 
     `clamr-bench evaluate run.trec.gz --task multivent/v1`
     """
+    from harness.errors import DataError
     from harness.progress import terminal_progress
     from harness.registry import TASKS, make_task
     from harness.runfile import read_ranking
@@ -43,6 +44,11 @@ def evaluate_command(
     made = make_task(task, {**given.get(name, {}), **given.get(task, {})})
     ranking = read_ranking(run)
     loaded = made.load(split, data, terminal_progress())
+    if not loaded.qrels:
+        raise DataError(
+            f"split {split!r} of {made.address!r} has no judgments, so there is nothing to evaluate"
+            + (f": they are held by {made.submit_to}." if made.submit_to else ".")
+        )
     if ignore_unknown:
         ranking = known_part(ranking, loaded.queries, loaded.documents)
     require_known(
@@ -52,19 +58,21 @@ def evaluate_command(
         f"{run} names",
         f"is it a run of another task than {made.address}? --ignore-unknown drops them",
     )
-    scores = score(ranking, loaded, loaded.queries, made.protocol)
+    scores = score(made, ranking, loaded, loaded.queries)
     evaluation = scores.evaluation
-    title = f"{run.name} · {made.address} · {split} · {len(evaluation.query_ids):,} queries"
+    unit = made.protocol.unit
+    title = f"{run.name} · {made.address} · {split} · {len(evaluation.query_ids):,} {unit}"
     names = list(made.protocol.measures)
     show.table(names, [show.measures(scores.measures, names)], title=title)
+    show.references(scores.references, names)
     main = made.protocol.main
     for attribute, groups in scores.breakdowns.items():
         rows = [
             [value, f"{group.queries:,}", show.estimate(group.measures[main])]
             for value, group in groups.items()
         ]
-        show.table([attribute, "queries", main], rows, numeric=True)
+        show.table([attribute, unit, main], rows, numeric=True)
     if evaluation.missing:
-        typer.echo(f"{evaluation.missing:,} queries have no documents in the run; they count 0.")
+        typer.echo(f"{evaluation.missing:,} {unit} have no documents in the run; they count 0.")
     if evaluation.without_positives:
         typer.echo(f"{evaluation.without_positives:,} queries have no relevant document; dropped.")

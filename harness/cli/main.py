@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import data, evaluate, leaderboard, plugins, results, run
+from harness.cli import data, evaluate, leaderboard, plugins, results, run, submit
 from harness.errors import ClamrBenchError, PluginError
 from harness.workspace import storage_error
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 run.register(app)
 evaluate.register(app)
+submit.register(app)
 plugins.register(app)
 leaderboard.register(app)
 app.add_typer(data.app, name="data")

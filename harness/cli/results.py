@@ -36,7 +36,9 @@ def list_command(output: ResultsOption = None) -> None:
                 result.task.address,
                 result.task.protocol.name,
                 result.retriever.address,
-                f"{main} {show.estimate(result.measures[main])}",
+                f"{main} {show.estimate(result.measures[main])}"
+                if result.measures
+                else "not judged",
             ]
         )
     if rows:
@@ -63,8 +65,9 @@ def show_command(run: RunArgument, output: ResultsOption = None) -> None:
         "options": str(result.options.model_dump(exclude_none=True)),
         "data": f"{result.data.fingerprint[:12]}: {result.data.coverage.documents:,} documents "
         f"({coverage}), {result.data.judgments:,} judgments",
-        "queries": f"{result.evaluation.queries:,} evaluated, {result.evaluation.missing:,} "
-        f"without a list, {result.evaluation.without_positives:,} dropped",
+        task.protocol.unit: f"{result.evaluation.queries:,} evaluated, "
+        f"{result.evaluation.missing:,} without a list, "
+        f"{result.evaluation.without_positives:,} dropped",
         "made": f"{result.created} by clamr-bench {result.environment.clamr_bench}, Python "
         f"{result.environment.python}, {result.environment.processor}",
         "index": f"{_seconds(cost.index_seconds)}, {show.size(cost.index_bytes)}",
@@ -75,13 +78,17 @@ def show_command(run: RunArgument, output: ResultsOption = None) -> None:
         "folder": str(saved.folder),
     }
     show.table([result.run_id, ""], [[key, value] for key, value in facts.items()])
-    show.table(names, [show.measures(result.measures, names)])
+    if result.measures:
+        show.table(names, [show.measures(result.measures, names)])
+        show.references(result.references, names)
+    else:
+        typer.echo(show.unjudged(result.run_id))
     for attribute, groups in result.breakdowns.items():
         rows = [
             [value, f"{group.queries:,}", *show.measures(group.measures, names)]
             for value, group in groups.items()
         ]
-        show.table([attribute, "queries", *names], rows, numeric=True)
+        show.table([attribute, task.protocol.unit, *names], rows, numeric=True)
 
 
 @app.command("check")

@@ -110,17 +110,23 @@ def show_runs(saved: Sequence[SavedRun]) -> None:
     groups: dict[tuple[str, str], list[SavedRun]] = {}
     for run in saved:
         task = run.result.task
-        groups.setdefault((task.address, task.protocol.name), []).append(run)
+        if run.result.measures:
+            groups.setdefault((task.address, task.protocol.name), []).append(run)
     for (address, _), runs in groups.items():
         task = runs[0].result.task
         names = task.protocol.measures
-        title = f"{address} · {task.split} · {runs[0].result.evaluation.queries:,} queries"
+        title = (
+            f"{address} · {task.split} · {runs[0].result.evaluation.queries:,} {task.protocol.unit}"
+        )
         rows = [[_label(run), *show.measures(run.result.measures, names)] for run in runs]
         show.table(["retriever", *names], rows, title=title, numeric=True)
+        show.references(runs[0].result.references, names)
         for attribute in runs[0].result.breakdowns:
             _show_breakdown(attribute, task.protocol.main, runs)
     for run in saved:
         typer.echo(f"saved: {run.folder}")
+        if not run.result.measures:
+            typer.echo(show.unjudged(run.result.run_id))
 
 
 def _show_breakdown(attribute: str, measure: str, runs: Sequence[SavedRun]) -> None:
@@ -140,7 +146,8 @@ def _show_breakdown(attribute: str, measure: str, runs: Sequence[SavedRun]) -> N
                 ),
             ]
         )
-    title = f"{measure} by {attribute.replace('_', ' ')} (number of queries)"
+    unit = runs[0].result.task.protocol.unit
+    title = f"{measure} by {attribute.replace('_', ' ')} (number of {unit})"
     show.table(["retriever", *headers], rows, title=title, numeric=True)
 
 

@@ -46,6 +46,21 @@ def measures(estimates: Mapping[str, Estimate], names: Sequence[str] | None = No
     return [estimate(estimates[name]) for name in (names or list(estimates))]
 
 
+def references(values: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> None:
+    """Print the figures that measures are read against, if there are any, in percent."""
+    if values:
+        rows = [
+            [name, *(f"{row[measure] * 100:.2f}" for measure in names)]
+            for name, row in values.items()
+        ]
+        table(["for reference", *names], rows, numeric=True)
+
+
+def unjudged(run_id: str) -> str:
+    """Return the line about a run whose judgments are not public."""
+    return f"no judgments here: `clamr-bench submit {run_id}` writes the submission."
+
+
 def size(count: int) -> str:
     """Return a number of bytes for people."""
     value = float(count)

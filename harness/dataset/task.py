@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.dataset.store import DatasetStore
@@ -12,6 +13,14 @@ from harness.errors import DataError, NotPreparedError, UsageError
 from harness.progress import Progress
 from harness.task import Split, Task
 from harness.workspace import data_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A table of figures of a store; the first header says what they are of."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 class StoredTask(Task):
@@ -32,6 +41,18 @@ class StoredTask(Task):
 
     def load(self, split: str, data: Path | None, progress: Progress) -> Split:
         """Return one split of the store (see `Task.load`)."""
+        return self.open_store(data).split(split)
+
+    def open_store(self, data: Path | None) -> DatasetStore:
+        """Open the store in `data`, or in the default place.
+
+        Raises
+        ------
+        NotPreparedError
+            If there is none; says where it looked and how to prepare it.
+        DataError
+            If it is damaged, or of another task.
+        """
         folder = data or self.default_store
         try:
             store = DatasetStore(folder)
@@ -42,7 +63,14 @@ class StoredTask(Task):
                 f"{folder} was prepared for task {store.manifest.task!r}, but {self.address!r} "
                 f"reads stores of {self.dataset!r}: point --data at one of those."
             )
-        return store.split(split)
+        return store
+
+    def statistics(self, store: DatasetStore) -> Sequence[Statistics]:
+        """Return what ``data stats`` shows of `store` for this task, beside counts of every split.
+
+        A subclass overrides it to give figures of its own.
+        """
+        return ()
 
     def not_prepared(self, folder: Path) -> NotPreparedError:
         """Return the error for data that are not in `folder`: what to do about it."""
@@ -75,6 +103,11 @@ class StoredTask(Task):
                     f"{self.address}."
                 )
         with self.writer(sources, store, strict=strict) as writer:
+            if writer.complete_parts:
+                progress.note(
+                    f"{store}: going on after {writer.complete_parts} parts of an earlier, "
+                    "unfinished preparation."
+                )
             self.write(sources, writer, progress)
         return store
 

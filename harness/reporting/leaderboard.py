@@ -37,7 +37,7 @@ def _section(file: TableFile, table: Table, level: int = 2) -> str:
     title = f"{identity.address} ({identity.split}{settings})"
     facts = (
         f"{table.title}. {file.task}@{file.version}, protocol `{file.protocol}`, "
-        f"{table.documents:,} documents, {table.queries:,} queries, data "
+        f"{table.documents:,} documents, {table.queries:,} {table.unit}, data "
         f"`{identity.data_fingerprint[:12]}`."
     )
     lines = [
@@ -51,8 +51,9 @@ def _section(file: TableFile, table: Table, level: int = 2) -> str:
     ]
     best = {measure: table.best(measure) for measure in identity.measures}
     lines += [_row(row, identity.measures, best) for row in table.rows]
-    notes = [
-        f"{row.retriever} left {row.missing} queries without any document; they count 0."
+    notes = [_reference(name, values) for name, values in table.references.items()]
+    notes += [
+        f"{row.retriever} left {row.missing} {table.unit} without any document; they count 0."
         for row in table.rows
         if row.missing
     ]
@@ -80,6 +81,11 @@ def _row(row: Row, measures: Sequence[str], best: dict[str, float | None]) -> st
             mean = f"**{mean}**"
         cells.append(f"{mean} [{cell.low * 100:.1f}, {cell.high * 100:.1f}]")
     return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _reference(name: str, values: dict[str, float]) -> str:
+    figures = ", ".join(f"{measure} {value * 100:.2f}" for measure, value in values.items())
+    return f"For reference, {name}: {figures}."
 
 
 def _escape(text: str) -> str:

@@ -74,6 +74,10 @@ class Table(_Record):
     ties: str
     documents: int
     queries: int
+    unit: str = "queries"
+    references: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="What every row is read against, by name and measure."
+    )
     rows: list[Row]
 
     def best(self, measure: str) -> float | None:
@@ -110,7 +114,7 @@ def read_tables(folder: Path) -> list[TableFile]:
 def update_tables(folder: Path, runs: Iterable[SavedRun]) -> list[TableFile]:
     """Build all tables from saved runs and write them; tables without runs stay, superseded.
 
-    Runs with ``--limit`` or untrained weights are not listed.
+    Runs with ``--limit``, untrained weights or without judgments are not listed.
 
     Returns
     -------
@@ -120,7 +124,8 @@ def update_tables(folder: Path, runs: Iterable[SavedRun]) -> list[TableFile]:
     grouped: dict[tuple[str, str, str], dict[str, list[SavedRun]]] = {}
     for run in runs:
         result = run.result
-        if result.options.limit is not None or result.retriever.untrained:
+        unlisted = result.options.limit is not None or result.retriever.untrained
+        if unlisted or not result.measures:
             continue
         place = (result.task.family, result.task.version, result.task.protocol.name)
         identity = digest(_identity(result).model_dump(mode="json"))
@@ -180,6 +185,8 @@ def _table(runs: Sequence[SavedRun]) -> Table:
         ties=protocol.ties,
         documents=newest.data.coverage.documents,
         queries=newest.evaluation.queries,
+        unit=protocol.unit,
+        references=newest.references,
         rows=rows,
     )
 

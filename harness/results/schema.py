@@ -32,6 +32,7 @@ class ProtocolRecord(_Record):
     ties: str
     measures: list[str]
     main: str
+    unit: str = Field("queries", description="What the means are over.")
 
 
 class TaskRecord(_Record):
@@ -114,7 +115,10 @@ class Group(_Record):
 class EvaluationRecord(_Record):
     """How the measures came about."""
 
-    queries: int = Field(description="Queries that the means are over.")
+    queries: int = Field(
+        description="Queries, or what the protocol's unit says, that the means are over; 0 if the "
+        "judgments are not public."
+    )
     missing: int = Field(description="Of these, queries without a ranked list; they count 0.")
     without_positives: int = Field(description="Queries dropped: no relevant document.")
 
@@ -154,9 +158,16 @@ class Result(_Record):
     retriever: RetrieverRecord
     options: Options
     evaluation: EvaluationRecord
-    measures: dict[str, Estimate]
+    measures: dict[str, Estimate] = Field(
+        description="By the protocol's names; empty if the judgments are not public."
+    )
     breakdowns: dict[str, dict[str, Group]] = Field(
         description="By attribute (document attributes as 'document <name>') and value."
+    )
+    references: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="Figures to read the measures against, such as those of an ideal retriever: "
+        "by name and measure.",
     )
     efficiency: Efficiency
     environment: Environment

@@ -43,6 +43,8 @@ class SavedRun:
     def _check_means(self) -> list[str]:
         from harness.results.per_query import read_per_query
 
+        if not self.result.measures:
+            return []
         _, values, measures = read_per_query(self.folder / PER_QUERY_NAME)
         means = dict(zip(measures, values.mean(axis=0).tolist(), strict=True))
         return [

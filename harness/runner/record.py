@@ -85,6 +85,7 @@ def build_result(
                 ties=protocol.ties,
                 measures=list(protocol.measures),
                 main=protocol.main,
+                unit=protocol.unit,
             ),
         ),
         data=DataRecord(
@@ -118,6 +119,7 @@ def build_result(
         ),
         measures=scores.measures,
         breakdowns=scores.breakdowns,
+        references=scores.references,
         efficiency=efficiency,
         environment=environment(),
         files={},

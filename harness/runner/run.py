@@ -101,7 +101,7 @@ def run(
                 "it may only rank what it was given",
             )
             with progress.stage("evaluate"):
-                scores = score(searched.ranking, split, queries, task.protocol)
+                scores = score(task, searched.ranking, split, queries)
             efficiency = Efficiency(
                 index_seconds=index_seconds,
                 search_seconds=searched.seconds,

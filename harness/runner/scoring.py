@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.breakdowns import breakdown_by_document, breakdown_by_query
 from harness.documents import Documents
 from harness.errors import RankingError
 from harness.evaluation import Evaluation, evaluate
+from harness.policy import OwnPolicy
 from harness.results.schema import Estimate, Group
 from harness.statistics import bootstrap_interval
-from harness.task import Protocol, Split
+from harness.task import Split, Task
 from harness.types import Query, RankedList, Ranking
 
 #: Intervals belong to the queries, not to the run: the same run always shows the same interval.
@@ -20,23 +23,44 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """All figures of a run."""
+    """All figures of a run; none if the judgments are not public."""
 
     evaluation: Evaluation
     measures: dict[str, Estimate]
     breakdowns: dict[str, dict[str, Group]]
+    references: dict[str, dict[str, float]]
 
 
-def score(ranking: Ranking, split: Split, queries: Sequence[Query], protocol: Protocol) -> Scores:
-    """Evaluate `ranking` under `protocol`.
+def score(task: Task, ranking: Ranking, split: Split, queries: Sequence[Query]) -> Scores:
+    """Evaluate `ranking` by the protocol of `task`, or by its own policy if it has one.
 
     Breakdowns by query attribute are means over the queries of each group. Breakdowns by document
     attribute (see `harness.breakdowns.breakdown_by_document`) are listed as ``document <name>``.
+
+    A split without any judgment gives no figures, if the task's judgments are held elsewhere.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to evaluate, but should be.
     """
+    protocol = task.protocol
+    if not split.qrels and task.submit_to:
+        nothing = np.zeros((0, len(protocol.measures)))
+        unjudged = Evaluation(protocol.measures, (), nothing, without_positives=len(queries))
+        return Scores(unjudged, {}, {}, {})
     ids = [query.id for query in queries]
-    evaluation = evaluate(ranking, split.qrels, ids, protocol.measures)
+    rows: Sequence[Query] = queries
+    references: dict[str, dict[str, float]] = {}
+    if isinstance(task, OwnPolicy):
+        rows = task.rows(split, queries)
+        evaluation = task.measure(ranking, split, queries)
+        found = task.references(split, queries)
+        references = {name: dict(values) for name, values in found.items()}
+    else:
+        evaluation = evaluate(ranking, split.qrels, ids, protocol.measures)
     breakdowns: dict[str, dict[str, Group]] = {}
-    by_query = breakdown_by_query(evaluation, queries, protocol.query_breakdowns)
+    by_query = breakdown_by_query(evaluation, rows, protocol.query_breakdowns)
     for attribute, groups in by_query.items():
         breakdowns[attribute] = {value: _group(part) for value, part in groups.items()}
     if protocol.document_breakdowns:
@@ -45,7 +69,7 @@ def score(ranking: Ranking, split: Split, queries: Sequence[Query], protocol: Pr
             values = {document: row[name] for document, row in attributes.items() if name in row}
             parts = breakdown_by_document(ranking, split.qrels, ids, protocol.measures, values)
             breakdowns[f"document {name}"] = {v: _group(part) for v, part in parts.items()}
-    return Scores(evaluation, estimates(evaluation), breakdowns)
+    return Scores(evaluation, estimates(evaluation), breakdowns, references)
 
 
 def require_known(

@@ -1,0 +1,75 @@
+"""What a training split shares with an evaluated one: documents, and texts of queries."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.task import Split
+from harness.types import Qrels, Query
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What training on a split would leak of another.
+
+    Attributes
+    ----------
+    documents
+        Documents that are relevant to a training query and to an evaluated one. Of an evaluated
+        split without judgments, all documents count.
+    queries
+        Ids of training queries that have the text of an evaluated query.
+    """
+
+    documents: frozenset[str] = frozenset()
+    queries: frozenset[str] = frozenset()
+
+    def __or__(self, other: Shared) -> Shared:
+        return Shared(self.documents | other.documents, self.queries | other.queries)
+
+
+def shared(train: Split, evaluated: Split) -> Shared:
+    """Return what the training split shares with the evaluated one."""
+    held_out = relevant_documents(evaluated.qrels)
+    if not evaluated.qrels:
+        held_out = frozenset(evaluated.documents.attributes())
+    texts = {normalised(query.text) for query in evaluated.queries}
+    return Shared(
+        relevant_documents(train.qrels) & held_out,
+        frozenset(query.id for query in train.queries if normalised(query.text) in texts),
+    )
+
+
+def without(
+    queries: Sequence[Query], qrels: Qrels, dropped: Shared
+) -> tuple[tuple[Query, ...], dict[str, Mapping[str, int]]]:
+    """Return training queries and judgments without what is shared.
+
+    A query goes if its text is shared, or if no relevant document is left to it.
+    """
+    kept = {
+        query.id: {d: g for d, g in qrels.get(query.id, {}).items() if d not in dropped.documents}
+        for query in queries
+        if query.id not in dropped.queries
+    }
+    judged: dict[str, Mapping[str, int]] = {
+        query: row for query, row in kept.items() if any(grade > 0 for grade in row.values())
+    }
+    return tuple(query for query in queries if query.id in judged), judged
+
+
+def relevant_documents(qrels: Qrels) -> frozenset[str]:
+    """Return the documents with a grade above 0 for any query."""
+    return frozenset(d for row in qrels.values() for d, grade in row.items() if grade > 0)
+
+
+def normalised(text: str) -> str:
+    """Return the words of a text, by which two queries are the same.
+
+    Compatibility forms are unified (NFKC), letter case and punctuation are ignored.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded)) or folded.strip()
