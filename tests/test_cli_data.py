@@ -48,11 +48,11 @@ def test_prepare_mistakes(bench: Command, tmp_path: Path) -> None:
 
 
 def test_a_changed_byte_is_named(bench: Command, v1: Path, tmp_path: Path) -> None:
-    part = tmp_path / "data/multivent/v1/test/documents.parquet"
+    part = tmp_path / "data/multivent/v1/test/documents-00000.parquet"
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(bytes(data))
-    bench("data", "check", "multivent/v1").fails("test/documents.parquet", "prepare")
+    bench("data", "check", "multivent/v1").fails("test/documents-00000.parquet", "prepare")
 
 
 def test_a_truncated_part_is_named_by_every_command(

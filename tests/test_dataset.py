@@ -23,7 +23,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import harness.dataset.writer
+import harness.dataset.parts
+import harness.dataset.portions
+import harness.dataset.tables
 from harness.dataset import SCHEMA_VERSION, DatasetStore, DatasetWriter
 from harness.errors import DataError, NotPreparedError, StorageError
 from harness.types import Document, Media, Modality, Qrels, Query
@@ -182,15 +184,18 @@ def test_the_fingerprint_is_of_the_rows_alone(
     first = write(
         tmp_path / "a", with_media(Media(roots[0] / "v.mp4", "v.mp4", 4)), media_roots=[roots[0]]
     )
-    monkeypatch.setattr(harness.dataset.writer, "ROW_GROUP", 1)
+    monkeypatch.setattr(harness.dataset.parts, "ROW_GROUP", 1)
+    for module in (harness.dataset.portions, harness.dataset.tables):
+        monkeypatch.setattr(module, "PART_ROWS", 2)
     plain = pq.ParquetWriter
     monkeypatch.setattr(
         pq, "ParquetWriter", lambda path, schema, **_: plain(path, schema, compression="none")
     )
     media = Media(roots[1] / "v.mp4", "v.mp4", 4)
     second = write(tmp_path / "b", with_media(media), media_roots=[roots[1]])
-    parts = [store.manifest.splits["test"].documents for store in (first, second)]
-    assert parts[0].sha256 != parts[1].sha256
+    parts = [s.manifest.splits["test"].tables()["documents"].parts for s in (first, second)]
+    assert list(map(len, parts)) == [1, 2]
+    assert parts[0][0].sha256 != parts[1][0].sha256
     assert first.manifest.fingerprint("test") == second.manifest.fingerprint("test")
     larger = Media(roots[1] / "v.mp4", "v.mp4", 5)
     third = write(tmp_path / "c", with_media(larger), media_roots=[roots[1]])
@@ -250,7 +255,7 @@ def test_parts_must_fit_together(
 
 
 def test_a_text_that_is_no_unicode_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"documents: the text .half .* surrogate"):
+    with pytest.raises(DataError, match=r"documents-00000\.parquet: the text .half .* surrogate"):
         write(tmp_path / "store", [Document("d1", {Modality.ASR: "half \ud83d"})])
 
 
@@ -272,7 +277,7 @@ def test_an_unknown_split_is_named(tmp_path: Path) -> None:
 def test_every_changed_byte_is_found_and_its_file_named(tmp_path: Path) -> None:
     """Reading a damaged store never fails otherwise than by one error that names the file."""
     write(tmp_path, [Document(f"d{i}", {Modality.ASR: f"текст {i} " * 9}) for i in range(1, 200)])
-    for name in ("test/documents.parquet", "test/qrels.parquet", "dataset.json"):
+    for name in ("test/documents-00000.parquet", "test/qrels.parquet", "dataset.json"):
         path = tmp_path / name
         original = path.read_bytes()
         for position in range(0, len(original), max(1, len(original) // 150)):
@@ -324,17 +329,17 @@ def other_columns(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (truncate, r"documents\.parquet has .* bytes, .* were written: it is truncated"),
-        (Path.unlink, r"documents\.parquet is missing"),
-        (garbage, r"documents\.parquet cannot be read as Parquet"),
-        (other_columns, r"documents\.parquet has other columns or rows"),
+        (truncate, r"documents-00000\.parquet has .* bytes, .* were written: it is truncated"),
+        (Path.unlink, r"documents-00000\.parquet is missing"),
+        (garbage, r"documents-00000\.parquet cannot be read as Parquet"),
+        (other_columns, r"documents-00000\.parquet has other columns or rows"),
     ],
 )
 def test_a_damaged_part_is_one_error_at_open(
     tmp_path: Path, damage: Callable[[Path], None], says: str
 ) -> None:
     write(tmp_path / "store")
-    damage(tmp_path / "store" / "test" / "documents.parquet")
+    damage(tmp_path / "store" / "test" / "documents-00000.parquet")
     with pytest.raises(DataError, match=says) as caught:
         DatasetStore(tmp_path / "store")
     assert "prepare the dataset again" in str(caught.value)
@@ -481,14 +486,19 @@ def test_a_full_disk_is_one_error_and_the_former_store_stays(
     assert leftovers(folder) == set()
 
 
-def test_a_full_disk_while_the_manifest_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["dataset.json", "identity.json"])
+def test_a_full_disk_while_a_card_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = tmp_path / "store"
     write(folder)
 
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    plain = Path.write_text
+
+    def full(self: Path, *arguments: Any, **options: Any) -> int:
+        if name in self.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
@@ -552,7 +562,7 @@ def test_two_writers_into_one_folder(tmp_path: Path) -> None:
 
 def test_recorded_digests_are_of_the_files(tmp_path: Path) -> None:
     store = write(tmp_path)
-    part = store.manifest.splits["test"].documents
-    content = (tmp_path / "test" / "documents.parquet").read_bytes()
+    (part,) = store.manifest.splits["test"].tables()["documents"].parts
+    content = (tmp_path / "test" / "documents-00000.parquet").read_bytes()
     assert (part.bytes, part.rows) == (len(content), 3)
     assert part.sha256 == hashlib.sha256(content).hexdigest()

@@ -322,7 +322,7 @@ def test_a_damaged_sample_is_generated_anew(damage: str) -> None:
     before = task.load("test", None, Progress())
     store = task.default_store
     if damage == "truncated":
-        path = store / "test" / "documents.parquet"
+        path = store / "test" / "documents-00000.parquet"
         path.write_bytes(path.read_bytes()[:100])
     elif damage == "no manifest":
         shutil.rmtree(store)

@@ -79,8 +79,18 @@ def check(
 
 @app.command("stats")
 def stats(name: NameArgument) -> None:
-    """Show what a store holds: splits, modality coverage, languages, notes."""
-    _show(_open(name))
+    """Show what a store holds: splits, modality coverage, languages, notes, the task's figures."""
+    from harness.dataset.task import StoredTask
+    from harness.registry import TASKS, make_task
+
+    store = _open(name)
+    _show(store)
+    address = store.manifest.task if Path(name).is_dir() else name
+    # The task of a store in a folder may not be installed here.
+    if not Path(name).is_dir() or address in TASKS.names():
+        task = make_task(address)
+        for table in task.statistics(store) if isinstance(task, StoredTask) else ():
+            show.table(table.headers, table.rows, numeric=True)
 
 
 @app.command("list")
@@ -95,7 +105,7 @@ def list_command() -> None:
             continue
         manifest = DatasetStore(path.parent).manifest
         splits = ", ".join(
-            f"{split}: {model.documents.rows:,} documents, {model.queries.rows:,} queries"
+            f"{split}: {model.coverage.documents:,} documents, {model.queries.rows:,} queries"
             for split, model in manifest.splits.items()
         )
         rows.append([manifest.task, splits, str(path.parent)])
@@ -130,11 +140,23 @@ def _show(store: DatasetStore) -> None:
     typer.echo(f"{manifest.task} (version {manifest.task_version}) in {store.folder}")
     for split, model in manifest.splits.items():
         counts = {
-            "documents": model.documents.rows,
             "queries": model.queries.rows,
             "judgments": model.qrels.rows,
+            "judged documents": model.judged_documents,
         }
-        rows = [[key, f"{value:,}"] for key, value in counts.items()]
+        home = f" (those of {model.documents_of})" if model.documents_of else ""
+        rows = [["documents", f"{model.coverage.documents:,}{home}"]]
+        rows += [[key, f"{value:,}"] for key, value in counts.items()]
+        rows += [
+            [
+                f"queries by {attribute}",
+                ", ".join(f"{value} {number:,}" for value, number in values.items()),
+            ]
+            for attribute, values in model.query_attributes.items()
+        ]
+        if model.documents_of:
+            show.table([split, ""], rows, numeric=True)
+            continue
         total = model.coverage.documents or 1
         rows += [
             [f"with {label}", f"{count:,} ({count / total:.1%})"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import DataError, NotPreparedError
 from harness.workspace import atomic_write, digest
@@ -22,16 +22,28 @@ class _Model(BaseModel):
 
 
 class Part(_Model):
-    """One Parquet file.
+    """One Parquet file in the folder of its split; `sha256` is of its bytes and finds damage."""
 
-    `content_sha256` is of the rows and is the same whatever wrote the Parquet file; `sha256` is of
-    the file's bytes and finds damage.
-    """
-
+    file: str = Field(pattern=r"[a-z]+(-\d+)?\.parquet")
     rows: int
     bytes: int
     sha256: str
+
+
+class Table(_Model):
+    """Rows of one kind, in one file or several.
+
+    `content_sha256` is of the rows in their order. It is the same whatever wrote the Parquet files
+    and wherever one of them ends and the next begins.
+    """
+
     content_sha256: str
+    parts: list[Part]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return sum(part.rows for part in self.parts)
 
 
 class CoverageModel(_Model):
@@ -50,16 +62,32 @@ class Gap(_Model):
 
 
 class SplitModel(_Model):
-    """The parts of one split, and its coverage."""
+    """The tables of one split, and what can be said of them.
 
-    documents: Part
-    queries: Part
-    qrels: Part
+    Attributes
+    ----------
+    documents
+        None if the split has the documents of another one.
+    documents_of
+        That other split.
+    query_attributes
+        ``{attribute: {value: queries}}`` for attributes with few values that recur.
+    judged_documents
+        Distinct documents that judgments name.
+    """
+
+    documents: Table | None
+    documents_of: str | None = None
+    queries: Table
+    qrels: Table
     coverage: CoverageModel
+    query_attributes: dict[str, dict[str, int]] = {}
+    judged_documents: int = 0
 
-    def parts(self) -> dict[str, Part]:
-        """Return the parts by file stem."""
-        return {"documents": self.documents, "queries": self.queries, "qrels": self.qrels}
+    def tables(self) -> dict[str, Table]:
+        """Return the tables that lie in this split's own folder, by name."""
+        tables = {"documents": self.documents, "queries": self.queries, "qrels": self.qrels}
+        return {name: table for name, table in tables.items() if table is not None}
 
 
 class Manifest(_Model):
@@ -107,8 +135,27 @@ class Manifest(_Model):
         It covers every row, and so the media list (path, size), but not where the store and its
         media lie, nor how Parquet wrote the rows.
         """
-        parts = {name: part.content_sha256 for name, part in self.splits[split].parts().items()}
-        return digest({"parts": parts, "channels": self.channels})
+        tables = {"documents": self.documents(split)[1], **self.splits[split].tables()}
+        content = {name: table.content_sha256 for name, table in tables.items()}
+        return digest({"tables": content, "channels": self.channels})
+
+    def documents(self, split: str) -> tuple[str, Table]:
+        """Return the documents of `split`, and the split in whose folder they lie."""
+        home = self.splits[split].documents_of or split
+        table = self.splits[home].documents
+        if table is None:
+            raise DataError(f"split {home!r} has no documents of its own: prepare again.")
+        return home, table
+
+    @model_validator(mode="after")
+    def _documents_are_somewhere(self) -> Self:
+        for name, split in self.splits.items():
+            other = self.splits.get(split.documents_of or name)
+            if (split.documents is None) != (split.documents_of is not None) or (
+                other is None or other.documents is None
+            ):
+                raise ValueError(f"split {name!r} has no documents")
+        return self
 
     def write(self, folder: Path) -> None:
         """Write ``dataset.json`` atomically; a store without it does not count as prepared."""

@@ -105,9 +105,23 @@ def query_of(row: Mapping[str, Any], roots: Sequence[Path]) -> Query:
     return Query(row["id"], row["text"], image, row["instruction"], dict(row["attributes"]))
 
 
-def row_bytes(row: Row) -> bytes:
-    """Return a row as bytes that do not depend on Parquet, for content digests."""
-    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def row_bytes(row: Mapping[str, Any]) -> bytes:
+    """Return a row as bytes that do not depend on Parquet, for content digests.
+
+    Which of the media roots a file lies under is left out: it changes where media move.
+    """
+    if row.get("media"):
+        row = {**row, "media": [_without_root(file) for file in row["media"]]}
+    if row.get("image"):
+        row = {**row, "image": _without_root(row["image"])}
+    return _encode(row).encode() + b"\n"
+
+
+def _without_root(file: Mapping[str, Any]) -> Row:
+    return {key: value for key, value in file.items() if key != "root"}
 
 
 def _media_row(modality: Modality, file: Media, roots: Sequence[Path]) -> Row:
@@ -130,4 +144,11 @@ def _media_row(modality: Modality, file: Media, roots: Sequence[Path]) -> Row:
 
 
 def _media_of(file: Mapping[str, Any], roots: Sequence[Path]) -> Media:
-    return Media(roots[file["root"]] / file["path"], file["name"], file["size"], file["offset"])
+    try:
+        root = roots[file["root"]]
+    except IndexError:
+        raise DataError(
+            f"media file {file['path']} lies under media root {file['root'] + 1}, but the store's "
+            f"dataset.json names only {len(roots)}: put the folder back into media_roots."
+        ) from None
+    return Media(root / file["path"], file["name"], file["size"], file["offset"])

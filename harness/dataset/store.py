@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from harness.coverage import Coverage
-from harness.dataset.manifest import MANIFEST_NAME, Manifest
+from harness.dataset.manifest import MANIFEST_NAME, Manifest, Part
+from harness.dataset.parts import file_sha256, open_part, part_rows
 from harness.dataset.schema import SCHEMAS, document_of, query_of
 from harness.documents import Documents
 from harness.errors import DataError, did_you_mean
 from harness.task import Split
 from harness.types import Document, Query
 from harness.workspace import exclusive, lock_file, restore_folder, was_interrupted
-
-#: Rows read at a time.
-BATCH = 1024
 
 
 class DatasetStore:
@@ -48,22 +42,20 @@ class DatasetStore:
             with exclusive(lock_file(folder), busy=lambda holder: None):
                 restore_folder(folder)
         self.manifest = Manifest.read(folder)
-        for split, model in self.manifest.splits.items():
-            for stem, part in model.parts().items():
-                path = folder / split / f"{stem}.parquet"
-                if not path.is_file():
-                    raise DataError(f"{path} is missing: prepare the dataset again.")
-                if path.stat().st_size != part.bytes:
-                    raise DataError(
-                        f"{path} has {path.stat().st_size:,} bytes, {part.bytes:,} were written: "
-                        "it is truncated or was changed; prepare the dataset again."
-                    )
-                file = self._open(path)
-                if file.schema_arrow != SCHEMAS[stem] or file.metadata.num_rows != part.rows:
-                    raise DataError(
-                        f"{path} has other columns or rows than {folder / 'dataset.json'} says: "
-                        "prepare the dataset again."
-                    )
+        for path, name, part in self._parts():
+            if not path.is_file():
+                raise DataError(f"{path} is missing: prepare the dataset again.")
+            if path.stat().st_size != part.bytes:
+                raise DataError(
+                    f"{path} has {path.stat().st_size:,} bytes, {part.bytes:,} were written: "
+                    "it is truncated or was changed; prepare the dataset again."
+                )
+            file = open_part(path)
+            if file.schema_arrow != SCHEMAS[name] or file.metadata.num_rows != part.rows:
+                raise DataError(
+                    f"{path} has other columns or rows than {folder / MANIFEST_NAME} says: "
+                    "prepare the dataset again."
+                )
 
     @property
     def media_roots(self) -> list[Path]:
@@ -119,23 +111,20 @@ class DatasetStore:
                 f"{self.folder / MANIFEST_NAME} was changed since it was written; prepare the "
                 "dataset again."
             )
-        for split, model in self.manifest.splits.items():
-            for stem, part in model.parts().items():
-                path = self.folder / split / f"{stem}.parquet"
-                with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != part.sha256:
-                    problems.append(
-                        f"{path} was changed: sha256 {found[:12]}…, {part.sha256[:12]}… was "
-                        "written; prepare the dataset again."
-                    )
+        for path, _, part in self._parts():
+            found = file_sha256(path)
+            if found != part.sha256:
+                problems.append(
+                    f"{path} was changed: sha256 {found[:12]}…, {part.sha256[:12]}… was "
+                    "written; prepare the dataset again."
+                )
         return problems
 
     def check_media(self) -> list[str]:
         """Look for every media file; return a line about each that is missing or too short."""
         problems = []
-        for split in self.manifest.splits:
-            for document in self.documents(split):
+        for split, model in self.manifest.splits.items():
+            for document in self.documents(split) if model.documents else ():
                 for files in document.media.values():
                     for media in files:
                         if not media.path.is_file():
@@ -150,27 +139,21 @@ class DatasetStore:
                             )
         return problems
 
-    def _open(self, path: Path) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path} cannot be read as Parquet ({_first_line(error)}): prepare the dataset "
-                "again."
-            ) from error
+    def _parts(self) -> Iterator[tuple[Path, str, Part]]:
+        """Yield every part with its path and the name of its table."""
+        for split, model in self.manifest.splits.items():
+            for name, table in model.tables().items():
+                for part in table.parts:
+                    yield self.folder / split / part.file, name, part
 
     def _rows(
-        self, split: str, stem: str, columns: list[str] | None = None
+        self, split: str, name: str, columns: list[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        path = self.folder / split / f"{stem}.parquet"
-        try:
-            for batch in self._open(path).iter_batches(BATCH, columns=columns):
-                yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path} is damaged ({_first_line(error)}): `clamr-bench data check` names every "
-                "changed part; prepare the dataset again."
-            ) from error
+        table = self.manifest.splits[split].tables().get(name)
+        if table is None:
+            split, table = self.manifest.documents(split)
+        for part in table.parts:
+            yield from part_rows(self.folder / split / part.file, columns)
 
 
 class _StoredDocuments(Documents):
@@ -189,7 +172,3 @@ class _StoredDocuments(Documents):
         """Return the attributes of every document by its id; reads only those columns."""
         rows = self._store._rows(self._split, "documents", ["id", "attributes"])
         return {row["id"]: dict(row["attributes"]) for row in rows}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from harness.coverage import CoverageCounter
-from harness.dataset.manifest import MANIFEST_NAME, CoverageModel, Gap, Manifest, Part, SplitModel
-from harness.dataset.schema import SCHEMAS, Row, document_row, query_row, row_bytes
-from harness.errors import DataError, StorageError, did_you_mean
+from harness.dataset.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    CoverageModel,
+    Manifest,
+    SplitModel,
+)
+from harness.dataset.portions import Portion, Unfinished
+from harness.dataset.tables import DocumentsWriter, Gaps, Ids, write_qrels, write_queries
+from harness.environment import source_sha256
+from harness.errors import DataError, StorageError
 from harness.types import Document, Qrels, Query
 from harness.workspace import (
     exclusive,
     lock_file,
-    replace_folder,
     restore_folder,
     storage_error,
     writable_folder,
 )
-
-T = TypeVar("T")
-
-#: Rows of a Parquet row group: with texts of some kB each a group stays at a few MB.
-ROW_GROUP = 2048
 
 
 class DatasetWriter:
     """Writes a dataset store; a context manager.
 
     Everything goes to a folder beside `folder`, which takes its place when the block ends without
-    an error. An error, or a killed process, leaves an earlier store as it was.
+    an error. An error, or a killed process, leaves an earlier store as it was. What it has done of
+    documents that came in `Portion`s is kept, and the next writer with the same arguments and the
+    same source code goes on from there; any other starts anew.
 
     Parameters
     ----------
@@ -58,6 +56,8 @@ class DatasetWriter:
         What a reader must know about how the data were made.
     counts
         What preparation met.
+    channels
+        Versions of modality channels.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class DatasetWriter:
         self.folder = folder
         self._task, self._task_version = task, task_version
         self._roots = [root.absolute() for root in media_roots]
-        self._channels = dict(channels or {})
-        self._strict = strict
-        self._gaps: dict[str, Gap] = {}
+        self._gaps = Gaps(strict)
+        self._ids: dict[str, Ids] = {}
         self._splits: dict[str, SplitModel] = {}
+        self.channels = dict(channels or {})
         self.notes: list[str] = []
         self.counts: dict[str, int] = {}
 
@@ -84,16 +84,25 @@ class DatasetWriter:
         writable_folder(self.folder.parent, "dataset folder")
         self._lock = exclusive(lock_file(self.folder))
         self._lock.__enter__()
-        self._partial = self.folder.with_name(f".{self.folder.name}.partial")
         try:
             restore_folder(self.folder)
             self._refuse_foreign_folder()
-            shutil.rmtree(self._partial, ignore_errors=True)
-            writable_folder(self._partial, "dataset folder")
+            partial = self.folder.with_name(f".{self.folder.name}.partial")
+            self._unfinished = Unfinished(partial, self._identity())
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
         return self
+
+    def _identity(self) -> dict[str, object]:
+        return {
+            "schema": SCHEMA_VERSION,
+            "source": source_sha256(),
+            "task": self._task,
+            "task_version": self._task_version,
+            "media_roots": [str(root) for root in self._roots],
+            "strict": self._gaps.strict,
+        }
 
     def _refuse_foreign_folder(self) -> None:
         """Never replace, and so delete, a folder that is not a dataset store."""
@@ -105,6 +114,11 @@ class DatasetWriter:
                 f"{folder} holds files that are no dataset store (no {MANIFEST_NAME}): choose an "
                 "empty or a new folder, since preparing replaces all that is there."
             )
+
+    @property
+    def complete_parts(self) -> int:
+        """Parts that are complete; at the start those that a killed preparation left."""
+        return self._unfinished.complete()
 
     def gap(self, kind: str, example: str) -> None:
         """Count something that the source should have and has not.
@@ -121,20 +135,33 @@ class DatasetWriter:
         DataError
             If the writer is strict.
         """
-        if self._strict:
-            raise DataError(
-                f"{kind}: {example}. Add what is missing, or leave out --strict: then it is "
-                "counted and left out."
-            )
-        known = self._gaps.get(kind)
-        self._gaps[kind] = Gap(
-            count=1 + (known.count if known else 0), example=known.example if known else example
-        )
+        self._gaps.add(kind, example)
+
+    def written(self, split: str) -> Set[str]:
+        """Return the ids of the documents of `split` so far."""
+        return self._ids[split].origins.keys()
 
     def write_split(
-        self, split: str, documents: Iterable[Document], queries: Iterable[Query], qrels: Qrels
+        self,
+        split: str,
+        documents: Iterable[Document] | Iterable[Portion],
+        queries: Iterable[Query],
+        qrels: Qrels,
+        *,
+        documents_of: str | None = None,
     ) -> None:
-        """Write one split and check that its parts fit together.
+        """Write one split and check that its tables fit together.
+
+        Parameters
+        ----------
+        split
+            Its name.
+        documents
+            Documents, or portions of them, which a killed preparation need not read again.
+        queries, qrels
+            Queries and judgments.
+        documents_of
+            A split written before whose documents this one has too; `documents` is then empty.
 
         Raises
         ------
@@ -144,39 +171,30 @@ class DatasetWriter:
         StorageError
             If the disk is full.
         """
-        folder = self._partial / split
+        folder = self._unfinished.folder / split
         try:
-            folder.mkdir()
-            counter = CoverageCounter()
-            with _PartWriter(folder / "documents.parquet") as part:
-                known_documents = _Ids("document", split)
-                for document in _from_source(documents):
-                    known_documents.add(document.id)
-                    counter.add(document)
-                    part.write(document_row(document, self._roots))
-            document_part = part.result()
-            with _PartWriter(folder / "queries.parquet") as part:
-                known_queries = _Ids("query", split)
-                for query in _from_source(queries):
-                    known_queries.add(query.id)
-                    part.write(query_row(query, self._roots))
-            query_part = part.result()
-            with _PartWriter(folder / "qrels.parquet") as part:
-                for query_id, row in qrels.items():
-                    known_queries.require(query_id, "a judgment")
-                    for document_id, grade in row.items():
-                        known_documents.require(document_id, f"a judgment of query {query_id!r}")
-                        part.write(
-                            {"query_id": query_id, "document_id": document_id, "grade": grade}
-                        )
-            qrels_part = part.result()
+            folder.mkdir(exist_ok=True)
+            if documents_of is None:
+                writer = DocumentsWriter(self._unfinished, split, self._roots, self._gaps)
+                self._ids[split] = writer.ids
+                table, counted = writer.write(documents)
+                coverage = CoverageModel(**asdict(counted))
+            else:
+                self._ids[split] = self._ids[documents_of]
+                table, coverage = None, self._splits[documents_of].coverage
+            query_ids = Ids("query", split)
+            query_table, attributes = write_queries(folder, queries, self._roots, query_ids)
+            qrels_table, judged = write_qrels(folder, qrels, query_ids, self._ids[split])
         except OSError as error:
             raise storage_error(error, "dataset folder", self.folder) from error
         self._splits[split] = SplitModel(
-            documents=document_part,
-            queries=query_part,
-            qrels=qrels_part,
-            coverage=CoverageModel(**asdict(counter.coverage())),
+            documents=table,
+            documents_of=documents_of,
+            queries=query_table,
+            qrels=qrels_table,
+            coverage=coverage,
+            query_attributes=attributes,
+            judged_documents=len(judged),
         )
 
     def __exit__(
@@ -191,105 +209,27 @@ class DatasetWriter:
         except OSError as failure:
             raise storage_error(failure, "dataset folder", self.folder) from failure
         finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._unfinished.leave()
             self._lock.__exit__(None, None, None)
 
     def _finish(self) -> None:
-        Manifest(
+        if not self._splits:
+            raise DataError(f"no split was written into {self.folder}.")
+        manifest = Manifest(
             task=self._task,
             task_version=self._task_version,
             notes=self.notes,
             counts=self.counts,
-            channels=self._channels,
-            gaps=self._gaps,
+            gaps=self._gaps.found,
+            channels=self.channels,
             media_roots=[str(root) for root in self._roots],
             splits=self._splits,
-        ).write(self._partial)
-        replace_folder(self._partial, self.folder)
-
-
-def _from_source(items: Iterable[T]) -> Iterator[T]:
-    """Yield the items; an error of the files they are read from is not one of the store's."""
-    try:
-        yield from items
-    except OSError as error:
-        raise DataError(f"the source cannot be read: {error}.") from error
-
-
-class _Ids:
-    """The ids of one split, to find repeated and unknown ones."""
-
-    def __init__(self, kind: str, split: str) -> None:
-        self._kind, self._split = kind, split
-        self._ids: set[str] = set()
-
-    def add(self, identifier: str) -> None:
-        if not identifier:
-            raise DataError(f"split {self._split!r}: a {self._kind} has an empty id.")
-        if identifier in self._ids:
-            raise DataError(
-                f"split {self._split!r}: {self._kind} id {identifier!r} occurs twice; ids must be "
-                "unique."
-            )
-        self._ids.add(identifier)
-
-    def require(self, identifier: str, what: str) -> None:
-        if identifier not in self._ids:
-            raise DataError(
-                f"split {self._split!r}: {what} names the unknown {self._kind} {identifier!r}; "
-                "judgments may only name what is in the split."
-                + did_you_mean(identifier, self._ids if len(self._ids) <= 5000 else ())
-            )
-
-
-class _PartWriter:
-    """Streams rows into one Parquet file and digests them."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._schema = SCHEMAS[path.stem]
-        self._rows: list[Row] = []
-        self._count = 0
-        self._content = hashlib.sha256()
-
-    def __enter__(self) -> Self:
-        self._writer = pq.ParquetWriter(
-            self._path, self._schema, compression="zstd", write_page_checksum=True
         )
-        return self
-
-    def write(self, row: Row) -> None:
-        self._content.update(row_bytes(row))
-        self._rows.append(row)
-        if len(self._rows) >= ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._count += len(self._rows)
-        try:
-            table = pa.Table.from_pylist(self._rows, schema=self._schema)
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{self._path.stem}: the text {error.object[:40]!r} holds "
-                f"{error.object[error.start]!r}, half of a surrogate pair and no character: repair "
-                "the source file."
-            ) from error
-        self._writer.write_table(table)
-        self._rows = []
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        try:
-            if kind is None and self._rows:
-                self._flush()
-        finally:
-            self._writer.close()
-
-    def result(self) -> Part:
-        with self._path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Part(
-            rows=self._count,
-            bytes=self._path.stat().st_size,
-            sha256=sha256,
-            content_sha256=self._content.hexdigest(),
-        )
+        manifest.write(self._unfinished.folder)
+        files = {
+            f"{split}/{part.file}"
+            for split, model in self._splits.items()
+            for table in model.tables().values()
+            for part in table.parts
+        }
+        self._unfinished.finish(files | {MANIFEST_NAME}, self.folder)
