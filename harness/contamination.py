@@ -69,7 +69,10 @@ def relevant_documents(qrels: Qrels) -> frozenset[str]:
 def normalised(text: str) -> str:
     """Return the words of a text, by which two queries are the same.
 
-    Compatibility forms are unified (NFKC), letter case and punctuation are ignored.
+    Letter case and compatibility forms are unified as Unicode's caseless matching does it (The
+    Unicode Standard, section 3.13, D146); punctuation is ignored.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFD", text)
+    for _ in range(2):  # Folding can undo a normal form, and a normal form can undo folding.
+        folded = unicodedata.normalize("NFKC", folded.casefold())
     return " ".join(re.findall(r"\w+", folded)) or folded.strip()

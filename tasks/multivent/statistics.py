@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
-from harness.contamination import normalised, shared
+from harness.contamination import shared
 from harness.dataset import DatasetStore
 from harness.dataset.task import Statistics
 from harness.task import Split
 from tasks.multivent import clamr_protocol, selection
-from tasks.multivent.clamr_protocol import MEASURES, REPEATED, Row
-
-_HUMAN = ("query_type", "language", "event", "style", selection.RELEVANT)
-_SYNTHETIC = ("query_type", "target", "label")
+from tasks.multivent.clamr_protocol import MEASURES, REPEATED
 
 
 def of_store(store: DatasetStore) -> list[Statistics]:
@@ -21,12 +17,9 @@ def of_store(store: DatasetStore) -> list[Statistics]:
     tables = []
     splits = store.manifest.splits
     if selection.TRAIN in splits:
-        human = selection.pool(store)
-        tables += [_queries("human queries", human), _labels("human queries", human, _HUMAN)]
-    for name in (selection.SYNTHETIC_TRAIN, selection.SYNTHETIC_VALIDATION):
-        if name in splits:
-            split = store.split(name)
-            tables += [_queries(name, split), _labels(name, split, _SYNTHETIC)]
+        tables.append(_queries("human queries", selection.pool(store)))
+    synthetic = (selection.SYNTHETIC_TRAIN, selection.SYNTHETIC_VALIDATION)
+    tables += [_queries(name, store.split(name)) for name in synthetic if name in splits]
     found = _shared(store)
     return [*tables, *([found] if found.rows else [])]
 
@@ -34,62 +27,50 @@ def of_store(store: DatasetStore) -> list[Statistics]:
 def of_rows(split: Split) -> list[Statistics]:
     """Give what ideal retrievers get under the protocol of CLaMR's script."""
     rows = clamr_protocol.judgment_rows(split.queries, split.qrels)
+    copies = clamr_protocol.copies(rows)
     base = [row for row in rows if row.query.attributes.get("query_type") == "base"]
-    rest = [row for row in base if row.query.attributes[selection.RELEVANT] != "many"]
     parts = {
         "all rows": rows,
         "base rows": base,
-        "base rows of queries with up to 10 relevant videos": rest,
+        f"base rows of queries with up to {selection.MANY} relevant videos": [
+            row for row in base if row.query.attributes[selection.RELEVANT] != "many"
+        ],
     }
-    lines = [line for name, part in parts.items() if part for line in _ideals(name, part, split)]
-    copies = clamr_protocol.copies(rows)
+    lines = []
+    for name, part in parts.items():
+        values = clamr_protocol.ideals(part, split.qrels, copies) if part else {}
+        for ideal, found in values.items():
+            means = [f"{mean * 100:.2f}" for mean in found.mean(axis=0)]
+            lines.append([f"{ideal}: {name}", f"{len(part):,}", *means])
+    most, least = max(copies.values(), default=0), min(copies.values(), default=0)
     pool = [
         ["rows, and so candidates", f"{len(rows):,}"],
         ["distinct videos among the candidates", f"{len(copies):,}"],
-        ["copies of a video", f"{min(copies.values()):,} to {max(copies.values()):,}"]
-        if copies
-        else ["copies of a video", "0"],
+        ["copies of one video", f"{least:,} to {most:,}"],
     ]
     return [
         Statistics(["protocol of CLaMR's script", ""], pool),
-        Statistics(["ideal retriever, in expectation", "over", "rows", *MEASURES], lines),
-    ]
-
-
-def _ideals(name: str, part: Sequence[Row], split: Split) -> list[list[str]]:
-    rows = clamr_protocol.judgment_rows(split.queries, split.qrels)
-    values = clamr_protocol.ideals(part, split.qrels, clamr_protocol.copies(rows))
-    return [
-        [ideal, name, f"{len(part):,}", *(f"{mean * 100:.2f}" for mean in found.mean(axis=0))]
-        for ideal, found in values.items()
+        Statistics(["ideal retriever, in expectation", "rows", *MEASURES], lines),
     ]
 
 
 def _queries(title: str, split: Split) -> Statistics:
     """Count queries and judgments, and what repeats."""
-    texts = {normalised(query.text) for query in split.queries}
+    attribute = selection.RELEVANT
+    relevant = Counter(q.attributes[attribute] for q in split.queries if attribute in q.attributes)
+    texts = {query.text for query in split.queries}
     repeated = sum(len(query.attributes.get(REPEATED, "").split()) for query in split.queries)
     judgments = sum(len(row) for row in split.qrels.values())
     named = {document for row in split.qrels.values() for document in row}
     rows = [
         ["queries", f"{len(split.queries):,}"],
+        *([f"of these, with {name} relevant", f"{n:,}"] for name, n in relevant.items()),
         ["of these, with the text of an earlier one", f"{len(split.queries) - len(texts):,}"],
         ["judgments", f"{judgments + repeated:,}"],
         ["of these, repeating another", f"{repeated:,}"],
         ["distinct videos named in judgments", f"{len(named):,}"],
     ]
     return Statistics([title, ""], rows)
-
-
-def _labels(title: str, split: Split, attributes: Sequence[str]) -> Statistics:
-    """Count queries by the values of their attributes."""
-    rows = []
-    for attribute in attributes:
-        counts = Counter(
-            query.attributes[attribute] for query in split.queries if attribute in query.attributes
-        )
-        rows += [[f"{attribute}: {value}", f"{n:,}"] for value, n in sorted(counts.items())]
-    return Statistics([f"{title} by attribute", "queries"], rows)
 
 
 def _shared(store: DatasetStore) -> Statistics:
