@@ -238,5 +238,39 @@ def test_ideal_retrievers_on_the_real_judgments(real_data: Path) -> None:
     assert len(many) == 8
     assert len({query.text for query in queries if query.id in many}) == 1
     rest = base & np.array([row.query.id not in many for row in rows])
-    assert rest.sum() == 558 - 152
+    assert rest.sum() == 406 == 558 - 152
     assert percent(every[rest])[2:] == [99.26, 68.31]
+
+
+@pytest.mark.realdata
+def test_the_page_has_the_figures_of_the_real_judgments(real_data: Path) -> None:
+    queries, qrels = real(real_data)
+    rows = clamr.judgment_rows(queries, qrels)
+    best = clamr.ideals(rows, qrels, clamr.copies(rows))
+    base = np.array(["_base_" in row.query.id for row in rows])
+    few = np.array([len(qrels[row.query.id]) <= 10 for row in rows])
+    page = (Path(__file__).parents[1] / "docs/multivent.md").read_text(encoding="utf-8")
+    every = best["all relevant first"]
+    for values in (best["gold copies first"], every, every[base], every[base & few]):
+        line = f"| {len(values):,} | " + " | ".join(f"{v:.2f}" for v in percent(values)) + " |"
+        assert line in page
+    sizes = [len(row) for row in qrels.values()]
+    assert [sizes.count(1), sum(1 < size <= 10 for size in sizes), sizes.count(19)] == [1343, 10, 8]
+    assert max(sizes) == 19
+    counts = clamr.copies(rows).values()
+    assert (min(counts), max(counts)) == (1, 11)
+
+
+@pytest.mark.realdata
+def test_one_wrong_video_costs_all_its_copies(real_data: Path) -> None:
+    """A random wrong video before the right ones: R@5 falls to about 40%."""
+    queries, qrels = real(real_data)
+    documents = sorted({d for row in qrels.values() for d in row})
+    random = np.random.default_rng(0)
+    scores: Scores = {}
+    for query, row in qrels.items():
+        wrong = next(d for d in random.permutation(documents).tolist() if d not in row)
+        scores[query] = {wrong: 2.0, **dict.fromkeys(row, 1.0)}
+    found = clamr.evaluate_rows(Ranking.from_scores(scores), qrels, queries, queries)
+    assert 0.38 < found.mean("R@5 (row)") < 0.42
+    assert found.mean("R@1 (row)") == 0

@@ -433,3 +433,29 @@ def test_no_judgments_where_there_must_be_some(tmp_path: Path, bench: Command) -
 def test_errors_are_the_harness_errors(store: Path) -> None:
     with pytest.raises(ClamrBenchError, match="no split 'dev'"):
         load("multivent", "dev")
+
+
+# --- the real queries ----------------------------------------------------------------------------
+
+
+@pytest.mark.realdata
+def test_public_training_and_evaluation_queries_share_nothing(real_data: Path) -> None:
+    from tests.test_clamr_protocol import real
+
+    queries, qrels = real(real_data)
+    path = real_data / "clamr/multivent_synthetic_validation_queries.json"
+    rows = [
+        (row["query"], [name.split("_", 2)[2]])
+        for name, row in json.loads(path.read_text(encoding="utf-8")).items()
+    ]
+    assert len(rows) == 1000
+    held_out = Split.of("test", [], queries, qrels)
+    assert shared(split_of(rows, "s"), held_out) == Shared()
+    assert len(relevant_documents(qrels)) == 417
+    stolen = [
+        *rows,
+        (queries[0].text.upper(), ["new"]),
+        ("new", [next(iter(qrels[queries[0].id]))]),
+    ]
+    found = shared(split_of(stolen, "s"), held_out)
+    assert (len(found.documents), found.queries) == (1, frozenset({"s1000"}))
