@@ -73,14 +73,13 @@ def stored(store: DatasetStore, name: str) -> Split:
 
 def judged(store: DatasetStore) -> Split:
     """Return the human queries over the distinct videos that their judgments name."""
-    split = stored(store, TRAIN)
-    return selected(store, "test", split, _with_relevant(split), split.qrels)
+    split = _human(store)
+    return selected(store, "test", split, split.queries, split.qrels)
 
 
 def pool(store: DatasetStore) -> Split:
     """Return the human queries over every prepared training video."""
-    split = stored(store, TRAIN)
-    return replace(split, name="test", queries=_with_relevant(split))
+    return replace(_human(store), name="test")
 
 
 def synthetic(store: DatasetStore, name: str) -> Split:
@@ -146,12 +145,23 @@ def selected(
     )
 
 
-def _with_relevant(split: Split) -> tuple[Query, ...]:
-    """Return the queries with the attribute `RELEVANT`."""
-    return tuple(
+def _human(store: DatasetStore) -> Split:
+    split = stored(store, TRAIN)
+    if not split.qrels:
+        raise NotPreparedError(
+            f"{store.folder} has no judgments of the human queries: prepare it again with "
+            "multivent_2_train_judgments.jsonl among the sources."
+        )
+    return with_relevant(split)
+
+
+def with_relevant(split: Split) -> Split:
+    """Return the split with the attribute `RELEVANT` at its queries."""
+    queries = tuple(
         replace(query, attributes={**query.attributes, RELEVANT: _how_many(split.qrels, query.id)})
         for query in split.queries
     )
+    return replace(split, queries=queries)
 
 
 def _how_many(qrels: Qrels, query: str) -> str:

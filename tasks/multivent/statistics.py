@@ -17,7 +17,9 @@ def of_store(store: DatasetStore) -> list[Statistics]:
     tables = []
     splits = store.manifest.splits
     if selection.TRAIN in splits:
-        tables.append(_queries("human queries", selection.pool(store)))
+        tables.append(
+            _queries("human queries", selection.with_relevant(store.split(selection.TRAIN)))
+        )
     synthetic = (selection.SYNTHETIC_TRAIN, selection.SYNTHETIC_VALIDATION)
     tables += [_queries(name, store.split(name)) for name in synthetic if name in splits]
     found = _shared(store)
