@@ -1,4 +1,4 @@
-"""Late interaction and the encoder contract, against references that are slow and plain."""
+"""The encoder contract: a model author writes two methods, the harness does the rest."""
 
 from __future__ import annotations
 
@@ -7,199 +7,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import harness.encoder
 from harness.documents import ListedDocuments
 from harness.encoder import EncoderRetriever, Trainable
 from harness.errors import PluginError, RankingError, StorageError
-from harness.late_interaction import TokenEmbeddings, max_sim, maxsim
+from harness.late_interaction import TokenEmbeddings
 from harness.registry import make_retriever
-from harness.types import NO_MODALITY, Document, Modality, Query, Ranking
+from harness.types import Document, Modality, Query, Ranking
 from harness.workspace import Workspace
-
-Item = dict[Modality, NDArray[Any]]
-
-
-@st.composite
-def collections(draw: st.DrawFn, modalities: Sequence[Modality]) -> tuple[list[Item], int]:
-    """Items with 0 to 5 tokens for each of some modalities; values of either sign."""
-    dim = draw(st.integers(1, 7))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    shift = draw(st.sampled_from([0.0, 3.0, -3.0]))
-    lengths = st.lists(
-        st.dictionaries(st.sampled_from(modalities), st.integers(0, 5)), min_size=1, max_size=8
-    )
-    items = [
-        {m: (rng.standard_normal((n, dim)) + shift).astype(np.float32) for m, n in item.items()}
-        for item in draw(lengths)
-    ]
-    return items, dim
-
-
-def reference(query: Item, document: Item) -> tuple[float, float, float]:
-    """Token_max, modality_max and the size of their terms, by loops in float64."""
-    tokens = [token.astype(np.float64) for m in sorted(query) for token in query[m]]
-    segments = [vectors.astype(np.float64) for vectors in document.values() if len(vectors)]
-    if not segments:
-        return -np.inf, -np.inf, 1.0
-    token_max = sum(max(float(t @ v) for s in segments for v in s) for t in tokens)
-    modality_max = max(sum(max(float(t @ v) for v in s) for t in tokens) for s in segments)
-    lengths = [float(np.linalg.norm(v)) for s in segments for v in s]
-    return token_max, modality_max, sum(float(np.linalg.norm(t)) for t in tokens) * max(lengths)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    collections([Modality.TEXT, Modality.IMAGE]),
-    collections(list(Modality)),
-    st.integers(1, 6),
-    st.integers(1, 6),
-)
-def test_scores_agree_with_loops_in_float64(
-    query_side: tuple[list[Item], int],
-    document_side: tuple[list[Item], int],
-    query_tokens: int,
-    document_tokens: int,
-) -> None:
-    (queries, dim), (documents, other) = query_side, document_side
-    dim = min(dim, other)
-    queries = [{m: v[:, :dim] for m, v in item.items()} for item in queries]
-    documents = [{m: v[:, :dim] for m, v in item.items()} for item in documents]
-    with pytest.MonkeyPatch.context() as patch:  # blocks so small that they end everywhere
-        patch.setattr(maxsim, "QUERY_TOKENS", query_tokens)
-        patch.setattr(maxsim, "DOCUMENT_TOKENS", document_tokens)
-        found = max_sim(TokenEmbeddings.of(queries, dim), TokenEmbeddings.of(documents, dim))
-    assert found.token_max.dtype == found.modality_max.dtype == np.float32
-    for q, query in enumerate(queries):
-        for d, document in enumerate(documents):
-            token_max, modality_max, scale = reference(query, document)
-            tolerance = 1e-5 * scale
-            assert found.token_max[q, d] == pytest.approx(token_max, rel=1e-5, abs=tolerance)
-            assert found.modality_max[q, d] == pytest.approx(modality_max, rel=1e-5, abs=tolerance)
-
-
-def vectors(*rows: Sequence[float], dtype: Any = np.float32) -> NDArray[Any]:
-    return np.asarray(rows, dtype)
-
-
-def test_what_is_missing_never_wins_and_negative_scores_are_right() -> None:
-    query = TokenEmbeddings.of([{Modality.TEXT: vectors([1, 0], [0, 1])}])
-    documents = TokenEmbeddings.of(
-        [
-            {Modality.ASR: vectors([-1, -2])},
-            {},
-            {Modality.ASR: vectors([-3, -1], [-1, -3]), Modality.OCR: vectors([-2, -2])},
-        ]
-    )
-    found = max_sim(query, documents)
-    assert found.token_max.tolist() == [[-3.0, -np.inf, -2.0]]
-    assert found.modality_max.tolist() == [[-3.0, -np.inf, -2.0]]
-
-
-def test_the_two_aggregations_differ_where_modalities_complete_each_other() -> None:
-    query = TokenEmbeddings.of([{Modality.TEXT: vectors([1, 0], [0, 1])}])
-    document = {Modality.ASR: vectors([1, 0]), Modality.OCR: vectors([0, 1])}
-    found = max_sim(query, TokenEmbeddings.of([document]))
-    assert (found.token_max.item(), found.modality_max.item()) == (2.0, 1.0)
-
-
-def test_tokens_of_no_modality_never_win() -> None:
-    query = TokenEmbeddings.of([{Modality.TEXT: vectors([1, 0])}])
-    asr = int(Modality.ASR)
-    documents = TokenEmbeddings(
-        vectors([9, 0], [-1, 0], [9, 0]),
-        np.array([0, 2, 3]),
-        np.array([NO_MODALITY, asr, NO_MODALITY], np.uint8),
-        np.array([0, 1, 2, 3]),
-    )
-    assert max_sim(query, documents).token_max.tolist() == [[-1.0, -np.inf]]
-
-
-def test_half_precision_is_summed_in_single() -> None:
-    rng = np.random.default_rng(0)
-    query = rng.standard_normal((64, 128)).astype(np.float16)
-    document = rng.standard_normal((50, 128)).astype(np.float16)
-    found = max_sim(
-        TokenEmbeddings.of([{Modality.TEXT: query}]), TokenEmbeddings.of([{Modality.ASR: document}])
-    )
-    expected = (query.astype(np.float64) @ document.astype(np.float64).T).max(axis=1).sum()
-    assert found.token_max.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_dimensions_must_agree() -> None:
-    one = TokenEmbeddings.of([{Modality.TEXT: np.ones((1, 2), np.float32)}])
-    other = TokenEmbeddings.of([{Modality.TEXT: np.ones((1, 3), np.float32)}])
-    with pytest.raises(PluginError, match="2 dimensions, document vectors 3"):
-        max_sim(one, other)
-    with pytest.raises(PluginError, match=r"dimensions differ between batches: \[2, 3\]"):
-        TokenEmbeddings.concatenate([one, other])
-
-
-def test_helper_groups_by_modality_and_keeps_halves() -> None:
-    half = np.ones((2, 3), np.float16)
-    made = TokenEmbeddings.of([{Modality.OCR: half, Modality.ASR: half[:1]}, {}])
-    assert made.vectors.dtype == np.float16
-    assert made.offsets.tolist() == [0, 3, 3]
-    assert made.modalities.tolist() == [int(Modality.ASR), int(Modality.OCR)]
-    assert made.segment_offsets.tolist() == [0, 1, 3]
-    assert made.item_segments.tolist() == [0, 2, 2]
-    mixed = TokenEmbeddings.of([{Modality.OCR: half, Modality.ASR: np.ones((1, 3))}])
-    assert mixed.vectors.dtype == np.float32
-    joined = TokenEmbeddings.concatenate([made, made])
-    assert joined.offsets.tolist() == [0, 3, 3, 6, 6]
-    assert joined.segment_offsets.tolist() == [0, 1, 3, 4, 6]
-    assert len(TokenEmbeddings.of([{}, {}])) == 2
-
-
-GOOD: dict[str, NDArray[Any]] = {
-    "vectors": np.ones((3, 2), np.float32),
-    "offsets": np.array([0, 2, 3]),
-    "modalities": np.array([3, 4, 3], np.uint8),
-    "segment_offsets": np.array([0, 1, 2, 3]),
-}
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "says"),
-    [
-        ("vectors", np.ones((3, 2)), "float64 of shape"),
-        ("vectors", np.ones((3, 2, 1), np.float32), "of shape"),
-        ("vectors", np.array([[1, 1], [1, np.nan], [1, 1]], np.float32), r"vector 1 \(of item 0\)"),
-        ("vectors", np.array([[1, 1], [1, 1], [-np.inf, 1]], np.float16), r"vector 2 \(of item 1"),
-        ("offsets", np.array([0, 3, 2, 3]), "out of order"),
-        ("offsets", np.array([1, 3]), "from 1 to 3"),
-        ("offsets", np.array([0, 2]), "from 0 to 2 for 3 vectors"),
-        ("offsets", np.array([0.0, 3.0]), "float64"),
-        ("segment_offsets", np.array([0, 1, 1, 3]), "rise strictly"),
-        ("segment_offsets", np.array([0, 1, 3]), "2 segments"),
-        ("modalities", np.array([3, 3, 3], np.uint8), "item 0 has modality 3 twice"),
-        ("modalities", np.array([3, 99, 3], np.uint8), "up to 99"),
-        ("modalities", np.array([3, 4, 3]), "int64"),
-    ],
-)
-def test_broken_embeddings_are_refused(field: str, value: NDArray[Any], says: str) -> None:
-    TokenEmbeddings(**GOOD)
-    with pytest.raises(PluginError, match=says):
-        TokenEmbeddings(**GOOD | {field: value})
-
-
-def test_an_item_ends_where_a_segment_ends() -> None:
-    arrays = GOOD | {"segment_offsets": np.array([0, 3]), "modalities": np.array([3], np.uint8)}
-    with pytest.raises(PluginError, match="item offset 2 lies inside a segment"):
-        TokenEmbeddings(**arrays)
-
-
-def test_helper_names_the_item_of_another_dimension() -> None:
-    with pytest.raises(PluginError, match=r"item 1 has vectors of shape \(1, 3\) for ocr"):
-        TokenEmbeddings.of([{Modality.ASR: np.ones((1, 2))}, {Modality.OCR: np.ones((1, 3))}])
-
 
 PLUGIN = """\
 import hashlib

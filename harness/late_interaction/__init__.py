@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.late_interaction.embeddings import TokenEmbeddings
-from harness.late_interaction.maxsim import MaxSim, max_sim
+from harness.late_interaction.embeddings import NonFiniteError, TokenEmbeddings
+from harness.late_interaction.maxsim import Scores, max_sim
+from harness.late_interaction.precision import Precision
+from harness.late_interaction.scoring import Scoring
 
-__all__ = ["MaxSim", "TokenEmbeddings", "max_sim"]
+__all__ = ["NonFiniteError", "Precision", "Scores", "Scoring", "TokenEmbeddings", "max_sim"]
