@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -12,60 +11,35 @@ from pathlib import Path
 
 import pytest
 
-from harness.dataset import DatasetStore, DatasetWriter
 from harness.errors import DataError
-from harness.progress import Progress
-from harness.types import Document, Modality
-from tasks.multivent.layout import Layout, write_split
-from tasks.multivent.shards import read_bytes
-from tasks.multivent.tables import query_attributes, read_ids, read_qrels, read_queries
-
-ASR = Path("features/test/exp/scale24/data/video/baseline/test/speech_to_text/speech_to_text")
-OCR = Path("features/test/exp/scale24/features/test/ocr/icdar_ocr_max")
-QUERY = "sample_english_political_pov_speech_0"
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def metadata(**info: object) -> str:
-    return json.dumps({"yt_meta_dict": {"info": info, "subtitles": None}, "status": "success"})
+from harness.types import Modality
+from tasks.multivent.archives import read_bytes
+from tasks.multivent.judgments import read_judgments
+from tasks.multivent.tables import find_ids, query_attributes, read_ids, read_queries
+from tests.multivent_release import (
+    ASR,
+    FRAME,
+    IDS,
+    INFO,
+    JUDGMENTS,
+    OCR,
+    QUERIES,
+    QUERY,
+    SPEECH,
+    documents,
+    gaps,
+    judged,
+    metadata,
+    pack,
+    prepare,
+    release,
+    write,
+)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Two videos: ``-a_1`` has everything, ``b`` only a video file."""
-    root = tmp_path / "source"
-    write(root / "multivent_2_test_ids.csv", "id\n-a_1\nb\n")
-    write(root / "multivent_2_test_queries.csv", f'Query_id,query\n{QUERY},"Kyiv, at night"\n')
-    judgment = {"query_id": QUERY, "doc_id": "-a_1", "relevance": 2}
-    write(root / "multivent_2_test_judgments.jsonl", json.dumps(judgment) + "\n\n")
-    write(root / "test/000001/-a_1.mp4", b"moving")
-    write(root / "test/000001/-a_1.m4a", b"sounding")
-    info = metadata(title=" A title ", description="What\nit shows", language="ru-RU")
-    write(root / "test/000001/-a_1.json", info)
-    write(root / "test/000002/b.mp4", b"other")
-    write(root / ASR / "000001/-a_1.m4a.csv", 'start,text\n0,"so, hello"\n1,\n2, world \n')
-    frames = root / OCR / "000001/-a_1.mp4_frames"
-    write(frames / "-a_1_frame_10.png.csv", "text,score\nEXIT,1\nGATE 4,1\n")
-    write(frames / "-a_1_frame_2.png.csv", "text,score\nEXIT,1\nEXIT,1\nTAXI,1\n")
-    write(frames / "-a_1_frame_9.png.csv", "text,score\nEXIT,1\nTAXI,1\n")
-    write(frames / "-a_1_frame_11.png.csv", "text,score\n")
-    write(frames / "-a_1_frame_12.png.csv", "text,score\nTAXI,1\n")
-    return root
-
-
-def documents(root: Path) -> dict[str, Document]:
-    return {document.id: document for document in Layout(root, "test").documents(Progress())}
-
-
-def prepare(root: Path, store: Path) -> DatasetStore:
-    with DatasetWriter(store, task="multivent", task_version="1", media_roots=[root]) as writer:
-        write_split(root, "test", writer, Progress())
-    return DatasetStore(store)
+    return release(tmp_path / "source")
 
 
 def test_every_piece_of_a_video_is_read(source: Path) -> None:
@@ -78,8 +52,8 @@ def test_every_piece_of_a_video_is_read(source: Path) -> None:
     (mp4,), (m4a,) = video.media[Modality.VIDEO], video.media[Modality.AUDIO]
     assert (mp4.name, mp4.size, mp4.offset) == ("-a_1.mp4", 6, None)
     assert read_bytes(m4a) == b"sounding"
-    assert found["b"].modalities == {Modality.VIDEO}
-    assert found["b"].title is None
+    assert found["_b"].modalities == {Modality.VIDEO}
+    assert found["_b"].title == "B"
 
 
 def test_frames_are_read_by_number_and_standing_lines_once(source: Path) -> None:
@@ -87,8 +61,8 @@ def test_frames_are_read_by_number_and_standing_lines_once(source: Path) -> None
     assert documents(source)["-a_1"].texts[Modality.OCR] == "EXIT TAXI GATE 4 TAXI"
 
 
-def test_a_store_holds_queries_and_graded_judgments(source: Path, tmp_path: Path) -> None:
-    store = prepare(source, tmp_path / "store")
+def test_a_store_holds_queries_and_graded_judgments(source: Path) -> None:
+    store = prepare(source)
     split = store.split("test")
     (query,) = split.queries
     assert query.text == "Kyiv, at night"
@@ -107,7 +81,7 @@ def test_a_store_holds_queries_and_graded_judgments(source: Path, tmp_path: Path
         "ocr": 1,
         "description": 1,
     }
-    assert store.manifest.counts["test_videos"] == 2
+    assert store.manifest.counts["test_judgment_lines"] == 1
 
 
 @pytest.mark.parametrize(
@@ -168,14 +142,12 @@ def test_metadata_may_be_empty(source: Path, content: str) -> None:
     assert video.title is None
 
 
-def test_videos_without_files_stay_candidates_and_unlisted_ones_do_not(
-    source: Path, tmp_path: Path
-) -> None:
+def test_videos_without_files_stay_candidates_and_unlisted_ones_do_not(source: Path) -> None:
     write(source / "multivent_2_test_ids.csv", "id\nzz\n-a_1\n")
-    store = prepare(source, tmp_path / "store")
+    store = prepare(source)
     assert [document.id for document in store.split("test").documents] == ["-a_1", "zz"]
-    assert store.manifest.counts["test_videos_without_files"] == 1
-    assert store.manifest.counts["test_videos_not_listed"] == 1
+    assert gaps(store)["test: videos without any file"] == 1
+    assert gaps(store)["test: videos that the ids file does not list"] == 1
 
 
 def test_features_without_media_make_documents(source: Path) -> None:
@@ -183,17 +155,6 @@ def test_features_without_media_make_documents(source: Path) -> None:
         path.unlink() if path.is_file() else path.rmdir()
     video = documents(source)["-a_1"]
     assert video.modalities == {Modality.ASR, Modality.OCR}
-
-
-def pack(root: Path, mode: str = "w", suffix: str = ".tar") -> Path:
-    """Put shard 000001 into a tar, with the folder names that some tars have."""
-    archive = root / f"test/000001{suffix}"
-    with tarfile.open(archive, mode) as tar:  # type: ignore[call-overload]
-        for path in sorted((root / "test/000001").iterdir()):
-            tar.add(path, f"./000001/{path.name}")
-            path.unlink()
-    (root / "test/000001").rmdir()
-    return archive
 
 
 def test_tar_members_are_read_in_place(source: Path) -> None:
@@ -230,8 +191,13 @@ def twice_in_tar(source: Path) -> None:
             tar.addfile(tarfile.TarInfo(f"{folder}/c.mp4"))
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:600])
+def damage(path: Path) -> None:
+    """Spoil the header of the second member of a tar."""
+    with tarfile.open(path) as tar:
+        start = tar.getmembers()[1].offset_data - 512
+    content = bytearray(path.read_bytes())
+    content[start : start + 512] = b"x" * 512
+    path.write_bytes(content)
 
 
 def same_video_in_two_shards(source: Path) -> None:
@@ -243,36 +209,15 @@ def append(source: Path, name: str, text: str) -> None:
         file.write(text)
 
 
-JUDGMENTS = "multivent_2_test_judgments.jsonl"
-QUERIES = "multivent_2_test_queries.csv"
-IDS = "multivent_2_test_ids.csv"
-SPEECH = str(ASR / "000001/-a_1.m4a.csv")
-FRAME = str(OCR / "000001/-a_1.mp4_frames/-a_1_frame_2.png.csv")
-INFO = "test/000001/-a_1.json"
-
-
-def judged(**changes: object) -> str:
-    return json.dumps({"query_id": QUERY, "doc_id": "-a_1", "relevance": 2, **changes})
-
-
 BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "no ids file": (lambda s: (s / IDS).unlink(), (IDS, "missing")),
-    "no queries file": (lambda s: (s / QUERIES).unlink(), (QUERIES, "missing")),
-    "no judgments file": (lambda s: (s / JUDGMENTS).unlink(), (JUDGMENTS, "missing")),
-    "no media folder": (lambda s: (s / "test").rename(s / "x"), ("source/test", "missing")),
-    "no features": (lambda s: (s / "features").rename(s / "x"), ("features/test", "missing")),
-    "no speech": (
-        lambda s: (s / ASR).parent.rename(s / "x"),
-        ("speech_to_text", "empty folder"),
-    ),
-    "no OCR": (lambda s: (s / OCR).rename(s / "x"), ("icdar_ocr_max", "empty folder")),
+    "judgments without queries": (lambda s: (s / QUERIES).unlink(), (QUERIES, "missing")),
     "two OCR folders": (
         lambda s: (s / "features/test/icdar_ocr_max").mkdir(),
         ("icdar_ocr_max", "ambiguous"),
     ),
     "ids without the column": (lambda s: write(s / IDS, "ids\na\n"), (IDS, "line 1", "'id'")),
     "no ids": (lambda s: write(s / IDS, "id\n"), (IDS, "no videos")),
-    "id twice": (lambda s: append(s, IDS, "b\n"), (IDS, "line 4", "'b'", "line 3")),
+    "id twice": (lambda s: append(s, IDS, "_b\n"), (IDS, "line 4", "'_b'", "line 3")),
     "empty id": (lambda s: append(s, IDS, '""\n'), (IDS, "line 4", "empty")),
     "ids not UTF-8": (lambda s: write(s / IDS, b"id\n\xff\n"), (IDS, "UTF-8")),
     "queries without the column": (
@@ -345,7 +290,7 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a video in two shards": (same_video_in_two_shards, ("'-a_1'", "000001", "000002")),
     "a compressed shard": (lambda s: pack(s, "w:gz", ".tar.gz"), ("000001.tar.gz", "compressed")),
     "a compressed shard in disguise": (lambda s: pack(s, "w:gz"), ("000001.tar", "uncompressed")),
-    "a truncated shard": (lambda s: truncate(pack(s)), ("000001.tar", "fetch it again")),
+    "a shard damaged in the middle": (lambda s: damage(pack(s)), ("000001.tar", "damaged at byte")),
     "a member outside": (lambda s: tar_with(s, "../c.mp4"), ("000003.tar", "'../c.mp4'")),
     "an absolute member": (lambda s: tar_with(s, "/c.mp4"), ("000003.tar", "'/c.mp4'")),
     "a link": (
@@ -361,7 +306,7 @@ def test_bad_input_is_one_clear_error(source: Path, tmp_path: Path, case: str) -
     spoil, said = BAD[case]
     spoil(source)
     with pytest.raises(DataError) as caught:
-        prepare(source, tmp_path / "store")
+        prepare(source)
     message = str(caught.value)
     assert "\n" not in message
     for words in said:
@@ -375,28 +320,37 @@ def test_an_empty_folder_states_that_a_modality_is_left_out(source: Path) -> Non
     assert Modality.OCR not in documents(source)["-a_1"].texts
 
 
-def test_repeated_judgments_are_counted(source: Path, tmp_path: Path) -> None:
+def test_repeated_judgments_are_counted_and_named(source: Path) -> None:
     append(source, JUDGMENTS, judged() + "\n" + judged())
-    assert prepare(source, tmp_path / "store").manifest.counts["test_judgments_repeated"] == 2
+    store = prepare(source)
+    assert store.manifest.counts["test_judgments_repeated"] == 2
+    assert store.manifest.counts["test_judgment_lines"] == 3
+    split = store.split("test")
+    assert split.queries[0].attributes["repeated"] == "-a_1 -a_1"
+    assert split.qrels == {QUERY: {"-a_1": 2}}
 
 
 def test_train_ids_may_lie_in_the_file_without_a_split(tmp_path: Path) -> None:
-    write(tmp_path / "multivent_2_ids.csv", "id\na\n")
-    assert read_ids(tmp_path, "train") == ["a"]
-    with pytest.raises(DataError, match=r"multivent_2_test_ids\.csv"):
-        read_ids(tmp_path, "test")
+    path = write(tmp_path / "multivent_2_ids.csv", "id\na\n")
+    assert find_ids([tmp_path / "elsewhere", tmp_path], "train") == path
+    assert find_ids([tmp_path], "test") is None
+    assert read_ids(path) == ["a"]
 
 
 @pytest.mark.realdata
 def test_the_released_train_tables(real_data: Path) -> None:
     root = real_data / "multivent"
-    videos = read_ids(root, "train")
-    queries = read_queries(root, "train")
-    qrels, repeated = read_qrels(
-        root, "train", {query.id for query in queries}, dict.fromkeys(videos)
+    videos = read_ids(root / "multivent_2_ids.csv")
+    queries = read_queries(root / "multivent_2_train_queries.csv")
+    judgments = read_judgments(
+        root / "multivent_2_train_judgments.jsonl",
+        {query.id for query in queries},
+        dict.fromkeys(videos),
     )
+    qrels = judgments.qrels
     assert (len(videos), len(queries), len(qrels)) == (108_432, 1_361, 1_361)
-    assert (sum(map(len, qrels.values())), repeated) == (1_518, 2)
+    assert (sum(map(len, qrels.values())), judgments.lines) == (1_518, 1_520)
+    assert sum(map(len, judgments.repeated.values())) == 2
     assert len({video for row in qrels.values() for video in row}) == 417
     # A reader that splits lines on commas cuts these short.
     assert sum("," in query.text for query in queries) == 14

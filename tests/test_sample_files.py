@@ -24,7 +24,7 @@ from harness.progress import Progress
 from harness.registry import make_task
 from harness.types import Document, Modality
 from harness.workspace import digest
-from tasks.multivent.shards import read_bytes
+from tasks.multivent.archives import read_bytes
 from tasks.sample import encode, generate, render
 from tasks.sample.facts import HELD_OUT, Scene, Thing
 from tasks.sample.task import MultiVENTSample

@@ -71,7 +71,8 @@ class SplitModel(_Model):
     documents_of
         That other split.
     query_attributes
-        ``{attribute: {value: queries}}`` for attributes with few values that recur.
+        ``{attribute: {value: queries}}`` for attributes that make groups: few values, and
+        at least a tenth of the queries states one.
     judged_documents
         Distinct documents that judgments name.
     """

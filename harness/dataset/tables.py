@@ -23,8 +23,9 @@ from harness.dataset.schema import document_of, document_row, query_row, row_byt
 from harness.errors import DataError, did_you_mean
 from harness.types import Document, Qrels, Query
 
-#: Attributes with more values than this, or with values that never recur, are no groups.
+#: Attributes with more values than this, or that few queries state, make no groups.
 _MAX_VALUES = 30
+_STATED = 10
 
 
 class Ids:
@@ -180,7 +181,7 @@ def write_queries(
     attributes = {
         attribute: dict(counter.most_common())
         for attribute, counter in sorted(counters.items())
-        if len(counter) <= _MAX_VALUES and counter.total() > len(counter)
+        if len(counter) <= _MAX_VALUES and counter.total() * _STATED >= part.count
     }
     return Table(content_sha256=content.hexdigest(), parts=[part.result()]), attributes
 

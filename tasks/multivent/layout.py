@@ -1,14 +1,9 @@
-"""MultiVENT 2.0's official layout -> a dataset store.
+"""The documents of one split of MultiVENT 2.0, shard by shard.
 
-::
-
-    DIR/multivent_2_<split>_ids.csv, ..._queries.csv, ..._judgments.jsonl    (``tables``)
-    DIR/<split>/<000001>/ or DIR/<split>/<000001>.tar                        (``shards``)
-    DIR/features/<split>/.../speech_to_text/, .../icdar_ocr_max/             (``texts``)
-
-Every video of the ids file becomes a document, in the order of the shards. What a video lacks is
-absent from its document and shows in the store's coverage; a folder or file that concerns all
-videos and is missing is an error. Videos that the ids file does not list are left out and counted.
+Every video of the ids file becomes a document; without an ids file, every video that is found or
+that a query is about. What a video lacks is absent from its document and counted as a gap, and so
+is a folder that concerns all videos. Texts that the release's files lack come from CLaMR's dataset
+folders where there are some.
 
 The layout is that of the MultiVENT 2.0 release (Kriz et al., arXiv 2410.11619), as far as its
 public parts and the scripts that read it show.
@@ -16,155 +11,255 @@ public parts and the scripts that read it show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from harness.dataset import DatasetWriter
+from harness.dataset import Portion
 from harness.errors import DataError
-from harness.progress import Progress
 from harness.types import Document, Media, Modality
+from harness.workspace import digest
 from tasks.multivent import texts
-from tasks.multivent.shards import is_shard, shard_files, shard_names
-from tasks.multivent.tables import read_ids, read_qrels, read_queries
+from tasks.multivent.archives import Gap, members_in_place, read_bytes
+from tasks.multivent.clamr_forms import ClamrForms
+from tasks.multivent.frames import KeyFrames
+from tasks.multivent.shards import Shard, Shards
+
+#: Videos without a shard that are written together.
+_PORTION = 2048
 
 _MEDIA = {Modality.VIDEO: ".mp4", Modality.AUDIO: ".m4a"}
+_INFO = ".json"
+_WANTED = {
+    Modality.VIDEO: "videos without a video file",
+    Modality.AUDIO: "videos without a sound file",
+    Modality.ASR: "videos without speech",
+    Modality.OCR: "videos without screen text",
+}
 
 
-class Layout:
-    """One split of a folder in the official layout.
+@dataclass(slots=True)
+class _Files:
+    """What one shard holds, by file name or by video."""
+
+    media: dict[str, Media] = field(default_factory=dict)
+    speech: dict[str, str | None] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    frames: dict[str, texts.Frames] = field(default_factory=dict)
+
+    def videos(self) -> list[str]:
+        suffixes = (*_MEDIA.values(), _INFO)
+        names = [name.rpartition(".")[0] for name in self.media if name.endswith(suffixes)]
+        return sorted({*names, *self.speech, *self.folders, *self.frames})
+
+
+class Videos:
+    """The videos of one split.
 
     Parameters
     ----------
-    root
-        The folder of the release.
+    shards
+        Where the release's files lie.
     split
-        ``train``, ``test``, ...
-
-    Attributes
-    ----------
-    counts
-        What was met: listed videos, videos without any file, files of unlisted videos, repeated
-        judgments. Complete once `documents` has been read to its end.
-
-    Raises
-    ------
-    DataError
-        If a folder that all videos need is missing, or the ids file is.
+        ``train`` or ``test``.
+    listed
+        Ids of the split's videos; None if there is no ids file.
+    named
+        Ids that queries and judgments name.
+    key_frames, clamr
+        Other files about the same videos.
+    gap
+        Counts what is missing.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
-        self.root, self.split = root.absolute(), split
-        self.videos = read_ids(self.root, split)
-        self.media = self.root / split
-        if not self.media.is_dir():
-            raise DataError(
-                f"{self.media} is missing: the videos of split {split!r} belong there, as tar "
-                "files or unpacked. To go without media and metadata, make an empty folder."
-            )
-        self.asr = texts.feature_folder(self.root, split, texts.ASR_FOLDER)
-        self.ocr = texts.feature_folder(self.root, split, texts.OCR_FOLDER)
-        self.counts: dict[str, int] = {"videos": len(self.videos)}
+    def __init__(
+        self,
+        shards: Shards,
+        split: str,
+        *,
+        listed: Sequence[str] | None,
+        named: Sequence[str],
+        key_frames: KeyFrames,
+        clamr: ClamrForms,
+        gap: Gap,
+    ) -> None:
+        self._shards, self._gap = shards, gap
+        self._listed = None if listed is None else frozenset(listed)
+        self._expected = list(dict.fromkeys(named if listed is None else listed))
+        self._key_frames, self._clamr = key_frames, clamr
+        folders = {
+            "no folder of videos": (shards.media, f"{split}/"),
+            "no folder of speech": (shards.speech, f"features/{split}/.../{texts.ASR_FOLDER}/"),
+            "no folder of screen text": (
+                shards.frames,
+                f"features/{split}/.../{texts.OCR_FOLDER}/",
+            ),
+        }
+        for kind, (found, name) in folders.items():
+            if not found:
+                gap(kind, name)
+        if listed is None:
+            gap("no ids file", f"multivent_2_{split}_ids.csv")
+        if key_frames.folders and not key_frames.numbers:
+            gap("extracted frames without a key-frame mapping", str(key_frames.folders[0]))
+        # Whether a video can be expected to have a modality at all.
+        self._kinds = {
+            Modality.VIDEO: bool(shards.media),
+            Modality.AUDIO: bool(shards.media),
+            Modality.ASR: bool(shards.speech),
+            Modality.OCR: bool(shards.frames),
+        }
 
-    def documents(self, progress: Progress) -> Iterator[Document]:
-        """Stream the documents, shard by shard; memory holds one shard and the ids.
+    def portions(
+        self, written: Callable[[], Collection[str]], advance: Callable[[], None]
+    ) -> Iterator[Portion]:
+        """Yield the shards, and then the videos that no shard has.
 
-        Raises
-        ------
-        DataError
-            If a file is broken, or a video is in two shards; names the file.
+        Parameters
+        ----------
+        written
+            Returns the ids of the documents that are written so far.
+        advance
+            Called after every document.
         """
-        shards = shard_names(self.media)
-        for folder in (self.asr, self.ocr):
-            shards |= {path.name for path in folder.iterdir() if is_shard(path.name)}
-        left = dict.fromkeys(self.videos)
-        seen: dict[str, str] = {}
-        unlisted = 0
-        with progress.stage(f"reading {self.split} videos", len(self.videos)) as advance:
-            for name in sorted(shards):
-                shard = self._shard(name)
-                for video in shard.videos():
-                    if video in seen:
-                        raise DataError(
-                            f"{self.root}: video {video!r} is in shard {seen[video]} and in shard "
-                            f"{name}; ids must be unique."
-                        )
-                    seen[video] = name
-                    if video not in left:
-                        unlisted += 1
-                        continue
-                    del left[video]
-                    yield shard.document(video)
-                    advance()
-            for video in left:
-                yield Document(video)
+        other = (*self._key_frames.mappings, *self._key_frames.folders, *self._clamr.files)
+        stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in other]
+        about = digest([self._listed is None, self._expected, stamps])
+
+        def counted(documents: Iterator[Document]) -> Iterator[Document]:
+            for document in documents:
+                yield document
                 advance()
-        self.counts |= {"videos_without_files": len(left), "videos_not_listed": unlisted}
 
-    def _shard(self, name: str) -> _Shard:
-        return _Shard(
-            files=shard_files(self.media, name),
-            speech=_entries(self.asr / name, texts.ASR_SUFFIX),
-            frames=_entries(self.ocr / name, texts.OCR_SUFFIX),
-        )
+        for name, shard in self._shards.by_name.items():
+            read = partial(self._of_shard, shard)
+            yield Portion(name, digest([about, shard.key()]), lambda read=read: counted(read()))  # type: ignore[misc]
+        for start in range(0, len(self._expected), _PORTION):
+            videos = self._expected[start : start + _PORTION]
+            read = partial(self._without_shard, videos, written)
+            name = f"videos without a shard from {start:,}"
+            yield Portion(name, digest([about, start]), lambda read=read: counted(read()))  # type: ignore[misc]
 
+    def _of_shard(self, shard: Shard) -> Iterator[Document]:
+        files = self._files(shard)
+        for video in files.videos():
+            if self._listed is not None and video not in self._listed:
+                self._gap("videos that the ids file does not list", f"{video} in {shard.name}")
+            else:
+                yield self._document(video, files)
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """What one shard holds: media by file name, feature files by video id."""
+    def _without_shard(
+        self, videos: Sequence[str], written: Callable[[], Collection[str]]
+    ) -> Iterator[Document]:
+        there = written()
+        for video in videos:
+            if video not in there:
+                if self._clamr.row(video) is None:
+                    self._gap("videos without any file", video)
+                    yield Document(video, attributes=self._numbers(video))
+                else:
+                    yield self._document(video, _Files())
 
-    files: dict[str, Media]
-    speech: dict[str, Path]
-    frames: dict[str, Path]
+    def _files(self, shard: Shard) -> _Files:
+        """Read the texts of a shard, and list its media; an earlier place comes first."""
+        files = _Files()
+        for place in reversed(shard.media):
+            files.media |= _listed(place) if place.is_dir() else members_in_place(place, self._gap)
+        for place in reversed(shard.speech):
+            files.speech |= texts.read_speech(place, self._gap)
+        for place in reversed(shard.frames):
+            if place.is_dir():
+                files.folders |= texts.frame_folders(place)
+            else:
+                files.frames |= texts.read_frame_archive(place, self._gap)
+        return files
 
-    def videos(self) -> list[str]:
-        suffixes = (*_MEDIA.values(), ".json")
-        names = [name.rpartition(".")[0] for name in self.files if name.endswith(suffixes)]
-        return sorted({*names, *self.speech, *self.frames})
-
-    def document(self, video: str) -> Document:
-        described = self.files.get(f"{video}.json")
-        metadata = texts.read_metadata(described) if described else texts.Metadata()
-        speech, frames = self.speech.get(video), self.frames.get(video)
+    def _document(self, video: str, files: _Files) -> Document:
+        info = files.media.get(video + _INFO)
+        if info is not None:
+            metadata = texts.read_metadata(read_bytes(info), info, self._gap)
+        else:
+            metadata = texts.Metadata()
+        row = self._clamr.row(video)
         found = {
-            Modality.ASR: texts.asr_text(speech) if speech else None,
-            Modality.OCR: texts.ocr_text(frames, video) if frames else None,
+            Modality.ASR: files.speech.get(video),
+            Modality.OCR: self._screen_text(video, files),
             Modality.DESCRIPTION: metadata.description,
         }
-        names = {modality: video + suffix for modality, suffix in _MEDIA.items()}
+        media: dict[Modality, tuple[Media, ...]] = {
+            modality: (files.media[video + suffix],)
+            for modality, suffix in _MEDIA.items()
+            if video + suffix in files.media
+        }
+        frames = self._frames(video, row.images if row else ())
+        if frames:
+            media[Modality.VIDEO] = frames
+        if row is not None:
+            found = {modality: found[modality] or row.texts.get(modality) for modality in found}
+            if row.embedded:
+                self._gap("images that are embedded in a dataset folder", video)
+        has = {
+            Modality.ASR: video in files.speech or bool(found[Modality.ASR]),
+            Modality.OCR: video in files.folders or video in files.frames
+            or bool(found[Modality.OCR]),
+        }  # fmt: skip
+        for modality, kind in _WANTED.items():
+            if self._kinds[modality] and not has.get(modality, modality in media):
+                self._gap(kind, video)
+        if self._shards.media and info is None:
+            self._gap("videos without metadata", video)
+        attributes = {"language": metadata.language} if metadata.language else {}
         return Document(
             video,
             texts={modality: text for modality, text in found.items() if text},
-            media={m: (self.files[name],) for m, name in names.items() if name in self.files},
-            title=metadata.title,
-            attributes={"language": metadata.language} if metadata.language else {},
+            media=media,
+            title=metadata.title or (row.title if row else None),
+            attributes=attributes | ({} if frames else self._numbers(video)),
         )
 
+    def _screen_text(self, video: str, files: _Files) -> str | None:
+        if video in files.folders:
+            frames = texts.read_frames(files.folders[video], video)
+        else:
+            frames = files.frames.get(video, {})
+        listed = self._key_frames.listed(video)
+        if listed is not None:
+            known = frozenset(listed)
+            for number in sorted(frames):
+                if number not in known:
+                    self._gap(
+                        "screen text of frames that the key-frame mapping does not list",
+                        f"{video}, frame {number}",
+                    )
+        return texts.screen_text(frames)
 
-def write_split(root: Path, split: str, writer: DatasetWriter, progress: Progress) -> None:
-    """Read one split of the official layout in `root` into a dataset store.
+    def _frames(self, video: str, images: Sequence[str]) -> tuple[Media, ...]:
+        """Return the extracted frames of a video: by the mapping, else as a dataset lists them."""
+        frames, missing = self._key_frames.frames(video)
+        if not frames and not missing:
+            for image in images:
+                media = self._key_frames.frame(Path(image).name)
+                if media is None:
+                    missing.append(image)
+                else:
+                    frames.append(media)
+        for name in missing:
+            self._gap("key frames without a file", name)
+        return tuple(frames)
 
-    Raises
-    ------
-    DataError
-        If something is missing or broken; names file, line and remedy.
-    """
-    layout = Layout(root, split)
-    queries = read_queries(layout.root, split)
-    qrels, repeated = read_qrels(
-        layout.root, split, {query.id for query in queries}, set(layout.videos)
-    )
-    writer.write_split(split, layout.documents(progress), queries, qrels)
-    layout.counts["judgments_repeated"] = repeated
-    writer.counts |= {f"{split}_{name}": count for name, count in layout.counts.items()}
+    def _numbers(self, video: str) -> dict[str, str]:
+        numbers = self._key_frames.numbers.get(video)
+        return {"key_frames": numbers[1]} if numbers and numbers[1] else {}
 
 
-def _entries(folder: Path, suffix: str) -> dict[str, Path]:
-    """Return the entries of a shard's feature folder by video id."""
-    if not folder.is_dir():
-        return {}
-    return {
-        path.name.removesuffix(suffix): path
-        for path in folder.iterdir()
-        if path.name.endswith(suffix) and not path.name.startswith(".")
-    }
+def _listed(folder: Path) -> dict[str, Media]:
+    """Return the files of an unpacked shard by name."""
+    try:
+        return {
+            path.name: Media(path, path.name, path.stat().st_size)
+            for path in sorted(folder.iterdir())
+            if not path.name.startswith(".") and path.is_file()
+        }
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}.") from error

@@ -1,123 +1,174 @@
-"""The media of MultiVENT 2.0: shards of about 100 videos, unpacked or as tar files.
+"""The shards of a split of MultiVENT 2.0: about 100 videos each, in one or several folders.
 
 ::
 
-    <split>/<000001>/<id>.mp4, <id>.m4a, <id>.json       unpacked, or
-    <split>/<000001>.tar                                 the same files, as released
+    <split>/<000001>/<id>.mp4, <id>.m4a, <id>.json                 unpacked, or
+    <split>/<000001>.tar                                           the same files, as released
+    features/<split>/.../speech_to_text/<000001>/                  Whisper's speech, unpacked, or
+    features/<split>/.../speech_to_text/<split>-<000001>-*.tar.gz  as released
+    features/<split>/.../icdar_ocr_max/<000001>/ or *.tar.gz       on-screen text
 
-A tar is never unpacked: its members are read in place, by their byte offset.
+Features lie deep below ``features/<split>/`` and not always at the same depth; they are found by
+the name of the folder that holds the shards. Media are never unpacked: members of a tar are read in
+place, by their byte offset.
 """
 
 from __future__ import annotations
 
-import tarfile
-from pathlib import Path, PurePosixPath
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.errors import DataError
-from harness.types import Media
+from harness.workspace import digest
+from tasks.multivent.texts import ASR_FOLDER, OCR_FOLDER
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_UNPACKABLE = (".tar.gz", ".tgz")
+
+#: The official release has the shards 9 folders below ``features/<split>``.
+_MAX_DEPTH = 12
 
 
-def is_shard(name: str) -> bool:
-    """Whether a folder is named like a shard: digits only."""
-    return name.isascii() and name.isdigit()
+@dataclass(slots=True)
+class Shard:
+    """Where the pieces of one shard lie: folders and archives, in the order they are searched."""
+
+    name: str
+    media: list[Path] = field(default_factory=list)
+    speech: list[Path] = field(default_factory=list)
+    frames: list[Path] = field(default_factory=list)
+
+    def key(self) -> str:
+        """Return a digest of names, sizes and times of all files of the shard."""
+        places = (*self.media, *self.speech, *self.frames)
+        return digest([[str(place), sorted(_files(place))] for place in places])
 
 
-def shard_names(folder: Path) -> set[str]:
-    """Return the names of the shards in the folder of a split.
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The shards of a split.
 
-    Raises
-    ------
-    DataError
-        If a shard is compressed: its members could not be read in place.
+    Attributes
+    ----------
+    media, speech, frames
+        Folders that hold shards; empty where the sources have none of a kind.
+    by_name
+        The shards in order.
     """
-    names = set()
-    for entry in folder.iterdir():
-        if is_shard(entry.name) and entry.is_dir():
-            names.add(entry.name)
-        elif entry.suffix == ".tar" and is_shard(entry.stem):
-            names.add(entry.stem)
-        elif entry.name.endswith(_COMPRESSED) and is_shard(entry.name.partition(".")[0]):
+
+    media: tuple[Path, ...]
+    speech: tuple[Path, ...]
+    frames: tuple[Path, ...]
+    by_name: dict[str, Shard]
+
+    @classmethod
+    def find(cls, sources: Sequence[Path], split: str) -> Shards:
+        """List the shards of `split` in `sources`; an earlier source comes first.
+
+        Raises
+        ------
+        DataError
+            If media are compressed, so that they could not be read in place, or two folders of
+            features lie beside each other.
+        """
+        media = tuple(source / split for source in sources if (source / split).is_dir())
+        speech = _feature_folders(sources, split, ASR_FOLDER)
+        frames = _feature_folders(sources, split, OCR_FOLDER)
+        found: dict[str, Shard] = {}
+
+        def shard(name: str) -> Shard:
+            return found.setdefault(name, Shard(name))
+
+        for folder in media:
+            for name, path in _media_shards(folder):
+                shard(name).media.append(path)
+        for folder in speech:
+            for name, path in _feature_shards(folder):
+                shard(name).speech.append(path)
+        for folder in frames:
+            for name, path in _feature_shards(folder):
+                shard(name).frames.append(path)
+        return cls(media, speech, frames, dict(sorted(found.items())))
+
+
+def _media_shards(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the shards of a folder of media; unpacked ones before tars."""
+    entries = sorted(folder.iterdir())
+    for entry in entries:
+        if _is_shard(entry.name) and entry.is_dir():
+            yield entry.name, entry
+        elif entry.name.endswith(_COMPRESSED) and _is_shard(entry.name.partition(".")[0]):
             raise DataError(
                 f"{entry} is compressed, so its videos cannot be read in place: decompress it to "
                 f"{entry.name.partition('.')[0]}.tar, or unpack it."
             )
-    return names
+    for entry in entries:
+        if entry.suffix == ".tar" and _is_shard(entry.stem) and entry.is_file():
+            yield entry.stem, entry
 
 
-def shard_files(folder: Path, shard: str) -> dict[str, Media]:
-    """Return the files of one shard by name; an unpacked file comes before the tar's.
-
-    Raises
-    ------
-    DataError
-        If the tar is damaged or compressed, or has a member that points outside, is a link or
-        occurs twice.
-    """
-    archive = folder / f"{shard}.tar"
-    files = _members(archive) if archive.is_file() else {}
-    unpacked = folder / shard
-    if unpacked.is_dir():
-        for path in sorted(unpacked.iterdir()):
-            if not path.name.startswith(".") and path.is_file():
-                files[path.name] = Media(path, path.name, path.stat().st_size)
-    return files
+def _feature_shards(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the shards of a folder of features; unpacked ones before archives."""
+    entries = sorted(folder.iterdir())
+    for entry in entries:
+        if _is_shard(entry.name) and entry.is_dir():
+            yield entry.name, entry
+    for entry in entries:
+        if entry.name.endswith(_UNPACKABLE) and not entry.name.startswith("."):
+            words = [word for word in re.split(r"[-_.]", entry.name) if _is_shard(word)]
+            if len(words) != 1:
+                raise DataError(
+                    f"{entry}: its name must hold the number of one shard, as in "
+                    "train-000001-whisperv3-large.tar.gz."
+                )
+            yield words[0], entry
 
 
-def read_bytes(media: Media) -> bytes:
-    """Return the content of a small file, such as a metadata JSON.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or is shorter than it was.
-    """
-    try:
-        with media.path.open("rb") as file:
-            file.seek(media.offset or 0)
-            content = file.read(media.size)
-    except OSError as error:
-        raise DataError(f"{media.path} cannot be read: {error.strerror}.") from error
-    if len(content) != media.size:
-        raise DataError(
-            f"{media.path} has only {len(content):,} of the {media.size:,} bytes of {media.name}: "
-            "fetch it again."
-        )
-    return content
+def _feature_folders(sources: Sequence[Path], split: str, name: str) -> tuple[Path, ...]:
+    """Return the innermost folder called `name` below ``features/<split>`` of every source."""
+    folders = []
+    for source in sources:
+        top = source / "features" / split
+        below = _folders(top, _MAX_DEPTH) if top.is_dir() else ()
+        found = [folder for folder in below if folder.name == name]
+        inner = [folder for folder in found if not any(folder in other.parents for other in found)]
+        if len(inner) > 1:
+            raise DataError(
+                f"{name!r} is ambiguous: both {inner[0]} and {inner[1]} are below {top}; keep one."
+            )
+        folders += inner
+    return tuple(folders)
 
 
-def _members(archive: Path) -> dict[str, Media]:
-    files: dict[str, Media] = {}
-    try:
-        # "r:" refuses compression, whatever the name says.
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                if member.isdir():
-                    continue
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise DataError(
-                        f"{archive}: member {member.name!r} points outside of the archive; do not "
-                        "use this file."
-                    )
-                if not member.isreg() or member.issparse():
-                    raise DataError(
-                        f"{archive}: member {member.name!r} is a link or a special file; only "
-                        "plain files can be read in place."
-                    )
-                if path.name.startswith("."):
-                    continue  # what macOS adds beside each file
-                if path.name in files:
-                    raise DataError(
-                        f"{archive}: {path.name!r} occurs twice; file names must be unique."
-                    )
-                files[path.name] = Media(archive, path.name, member.size, member.offset_data)
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"{archive} cannot be read as an uncompressed tar ({error}): fetch it again, or "
-            "decompress it if it is compressed."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{archive} cannot be read: {error.strerror}.") from error
-    return files
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield all folders below `folder` but the shards, of which there are thousands."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if not _is_shard(e.name) and e.is_dir())
+    for name in names:
+        yield folder / name
+        if depth > 1:
+            yield from _folders(folder / name, depth - 1)
+
+
+def _files(place: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, size and time of a file, or of every file in a folder and those below."""
+    if not place.is_dir():
+        found = place.stat()
+        yield place.name, found.st_size, found.st_mtime_ns
+        return
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                for name, size, time in _files(Path(entry.path)):
+                    yield f"{entry.name}/{name}", size, time
+            else:
+                found = entry.stat()
+                yield entry.name, found.st_size, found.st_mtime_ns
+
+
+def _is_shard(name: str) -> bool:
+    """Whether something is named like a shard: digits only."""
+    return name.isascii() and name.isdigit()

@@ -16,7 +16,7 @@ from harness.progress import Progress
 from harness.settings import Settings
 from harness.task import Protocol, Split
 from harness.workspace import digest, exclusive, lock_file, storage_error, writable_folder
-from tasks.multivent.layout import write_split
+from tasks.multivent.prepare import write_release
 from tasks.sample import generate
 
 #: A file of every generated source; a folder without it is never replaced.
@@ -118,7 +118,7 @@ class MultiVENTSample(StoredTask):
     def write(self, sources: Sequence[Path], writer: DatasetWriter, progress: Progress) -> None:
         """Read both splits in the official layout (see `tasks.multivent.layout`)."""
         for split in ("test", "train"):
-            write_split(sources[0], split, writer, progress)
+            write_release(sources, split, writer, progress)
 
     def _ensure(self, store: Path, progress: Progress) -> None:
         """Generate and prepare what is not there whole; other processes wait meanwhile."""
