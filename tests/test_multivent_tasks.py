@@ -134,6 +134,11 @@ def ids(split: Split) -> list[str]:
     return [document.id for document in split.documents]
 
 
+def table_lines(out: str) -> list[list[str]]:
+    """The cells of every line of the tables in what a command printed."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+
+
 def saved(tmp_path: Path) -> dict[str, Result]:
     runs = ResultsStore(tmp_path / "results").runs()
     return {run.result.task.address: run.result for run in runs}
@@ -328,7 +333,7 @@ def test_validation_holds_no_judged_video(store: Path) -> None:
 
 def test_what_is_shared_is_counted(bench: Command, store: Path) -> None:
     out = bench("data", "stats", "multivent").out
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    lines = table_lines(out)
     assert ["synthetic-train and human queries", "1", "1"] in lines
     assert ["synthetic-train and synthetic-validation", "1", "1"] in lines
     assert ["synthetic-validation and human queries", "1", "0"] in lines
@@ -435,6 +440,33 @@ def test_errors_are_the_harness_errors(store: Path) -> None:
         load("multivent", "dev")
 
 
+# --- the official layout ------------------------------------------------------------------------
+
+
+def test_the_variants_run_on_files_in_the_official_layout(bench: Command, tmp_path: Path) -> None:
+    """The generated sample has the release's form: queries, judgments, speech, screen text."""
+    sizes = ("--set", "multivent/sample.test_videos=12", "--set", "multivent/sample.train_videos=8")
+    assert bench("data", "prepare", "multivent/sample", *sizes).status == 0
+    [source] = (tmp_path / "data/multivent").glob("sample-*.source")
+    rows = {"train_000001_nowhere": {"query": "a train", "query_type": "speech"}}
+    first = json.loads((source / "multivent_2_train_judgments.jsonl").read_text().split("\n")[0])
+    rows[f"train_000001_{first['doc_id']}"] = {"query": "some words", "query_type": "video"}
+    (source / "synthetic_validation_queries.json").write_text(json.dumps(rows))
+    outcome = bench("data", "prepare", "multivent", "--source", source)
+    assert outcome.status == 0, outcome.err
+    for variant in VARIANTS:
+        outcome = bench("run", "--task", f"multivent{variant}", "--retriever", "bm25-text")
+        assert outcome.status == 0, outcome.err
+    results = saved(tmp_path)
+    assert results["multivent"].measures["nDCG@10"].mean > 0.2
+    assert results["multivent"].data.coverage.documents == 8
+    assert results["multivent/synthetic"].evaluation.queries == 1
+    assert results["multivent/official"].data.coverage.documents == 12
+    ideal = results["multivent/clamr"].references["all relevant first"]["nDCG@10 (row)"]
+    # Each of the 8 videos answers dozens of queries: copies upon copies.
+    assert 0 < results["multivent/clamr"].measures["nDCG@10 (row)"].mean < ideal < 0.5
+
+
 # --- the real queries ----------------------------------------------------------------------------
 
 
@@ -459,3 +491,55 @@ def test_public_training_and_evaluation_queries_share_nothing(real_data: Path) -
     ]
     found = shared(split_of(stolen, "s"), held_out)
     assert (len(found.documents), found.queries) == (1, frozenset({"s1000"}))
+
+
+@pytest.mark.realdata
+def test_statistics_and_figures_of_the_real_files(
+    bench: Command, real_data: Path, tmp_path: Path
+) -> None:
+    """From the public files through the commands; the documents have no data, and stay."""
+    sources = ("--source", real_data / "multivent", "--source", real_data / "clamr")
+    outcome = bench("data", "prepare", "multivent", *sources)
+    assert outcome.status == 0, outcome.err
+    lines = table_lines(bench("data", "stats", "multivent").out)
+    for line in (
+        ["queries", "1,361"],
+        ["of these, with one relevant", "1,343"],
+        ["of these, with few relevant", "10"],
+        ["of these, with many relevant", "8"],
+        ["of these, with the text of an earlier one", "12"],
+        ["judgments", "1,520"],
+        ["of these, repeating another", "2"],
+        ["distinct videos named in judgments", "417"],
+        ["queries by query_type", "base 404, description 358, speech 322, ocr 277"],
+        ["queries by language",
+         "korean 326, chinese 283, russian 268, english 266, arabic 218"],
+        ["queries by label", "description 405, speech 371, ocr 119, video 105"],
+        ["queries by target", "description 405, asr 371, ocr 119"],
+        ["synthetic-validation and human queries", "0", "0"],
+    ):  # fmt: skip
+        assert line in lines
+    lines = table_lines(bench("data", "stats", "multivent/clamr").out)
+    few = "base rows of queries with up to 10 relevant videos"
+    for line in (
+        ["gold copies first: all rows", "1,520", "27.43", "93.62", "99.61", "64.81"],
+        ["all relevant first: all rows", "1,520", "26.28", "88.23", "90.22", "60.29"],
+        ["all relevant first: base rows", "558", "23.31", "71.98", "73.64", "50.35"],
+        [f"all relevant first: {few}", "406", "31.84", "97.95", "99.26", "68.31"],
+    ):
+        assert line in lines
+    split = load("multivent")
+    assert len(ids(split)) == len(split.documents) == 417
+    assert ids(load("multivent/clamr")) == ids(split)
+    assert len(load("multivent/pool").documents) == 108_432
+    assert len(load("multivent/synthetic").documents) == 1000
+    perfect = tmp_path / "perfect.json"
+    perfect.write_text(json.dumps(split.qrels))
+    whole = bench("evaluate", perfect, "--task", "multivent").out
+    assert "1,361 queries" in whole
+    assert "100.00" in whole
+    assert "99.72" in whole, "R@10: the eight queries have 19 relevant videos"
+    rows = bench("evaluate", perfect, "--task", "multivent/clamr").out
+    assert "1,520 rows" in rows
+    assert ["all relevant first", "26.28", "88.23", "90.22", "60.29"] in table_lines(rows)
+    assert "60.29 [" in rows

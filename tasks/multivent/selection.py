@@ -30,9 +30,10 @@ SOURCES: Mapping[str, str] = {
     SYNTHETIC_VALIDATION: "multivent_synthetic_validation_queries.json of CLaMR's repository",
 }
 
-#: Query attribute that says how many relevant videos there are: one, few (2 to 10) or many, which
-#: is more than the 10 that the measures look at: even an ideal ranking shows only a part of them.
+#: Query attribute that says how many relevant videos there are: none, one, few (2 to 10) or many,
+#: which is more than the measures look at: even an ideal ranking shows only a part of them.
 RELEVANT = "relevant"
+HOW_MANY = ("none", "one", "few", "many")
 MANY = 10
 
 

@@ -66,7 +66,11 @@ def _queries(title: str, split: Split) -> Statistics:
     named = {document for row in split.qrels.values() for document in row}
     rows = [
         ["queries", f"{len(split.queries):,}"],
-        *([f"of these, with {name} relevant", f"{n:,}"] for name, n in relevant.items()),
+        *(
+            [f"of these, with {name} relevant", f"{relevant[name]:,}"]
+            for name in selection.HOW_MANY
+            if relevant[name]
+        ),
         ["of these, with the text of an earlier one", f"{len(split.queries) - len(texts):,}"],
         ["judgments", f"{judgments + repeated:,}"],
         ["of these, repeating another", f"{repeated:,}"],
