@@ -35,6 +35,10 @@ class DamagedMediaError(DataError):
         )
         self.file, self.kind, self.reason = file, kind, reason
 
+    def __reduce__(self) -> tuple[type[DamagedMediaError], tuple[Media, DamageKind, str]]:
+        """Travel between processes whole."""
+        return type(self), (self.file, self.kind, self.reason)
+
 
 def describe(file: Media) -> str:
     """Return the path, and the member's name if it lies in a tar."""

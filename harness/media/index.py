@@ -24,7 +24,9 @@ class FrameIndex:
     times
         int64, shape ``(n,)``, strictly increasing: timestamps in units of `unit`.
     keys
-        int64, strictly increasing: timestamps of frames at which decoding can start.
+        int64, strictly increasing: numbers of the frames at which decoding can start.
+    key_dts
+        int64: the decoding timestamps of `keys`, by which the file is ordered.
     end
         When the last frame goes.
     unit
@@ -33,13 +35,14 @@ class FrameIndex:
         Seconds at which the file starts; times are counted from there.
     stamped
         Whether `times` are the stream's own. Otherwise they count frames, and only decoding from
-        the start finds one.
+        the start finds one: so in raw streams, and in AVI files, which state no order of display.
     stated
         Frames that the file says it has; 0 if it does not say.
     """
 
     times: NDArray[np.int64]
     keys: NDArray[np.int64]
+    key_dts: NDArray[np.int64]
     end: int
     unit: Fraction
     origin: float
@@ -70,32 +73,63 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
         yield None
 
 
-def index(container: Any, stream: Any) -> FrameIndex:
-    """Read the stream once, without decoding, and note the time of each frame."""
+def index(container: Any, stream: Any) -> FrameIndex | None:
+    """Read the stream once, without decoding, and note the time of each frame.
+
+    Returns
+    -------
+    FrameIndex
+        None if the file states no times, or none to rely on: then `counted` makes it.
+    """
+    if "avi" in container.format.name.split(","):
+        return None
     times: list[int] = []
-    keys: list[int] = []
-    count = 0
+    keys: dict[int, int] = {}
     last_time, last_duration = -1, 0
     for packet in packets(container, stream):
         # An edit list marks frames that are decoded but never shown.
         if packet is None or not packet.size or packet.is_discard:
             continue
-        count += 1
         time = packet.pts
         if time is None:
-            continue
+            return None
         times.append(time)
         if packet.is_keyframe:
-            keys.append(time)
+            keys[time] = time if packet.dts is None else packet.dts
         if time >= last_time:
             last_time, last_duration = time, packet.duration or 0
-    rate = stream.average_rate or stream.guessed_rate or _RATE
-    origin = max(0.0, (container.start_time or 0) / 1e6)
-    if len(times) < count:  # raw streams state no times
-        numbers = np.arange(count, dtype=np.int64)
-        return FrameIndex(numbers, numbers[:1], count, 1 / rate, 0.0, False, 0)
-    shown, starts = (np.unique(np.asarray(x, np.int64)) for x in (times, keys))
-    unit = stream.time_base
-    step = last_duration or max(1, round(1 / rate / unit))
-    end = int(shown[-1]) + step if count else 0
-    return FrameIndex(shown, starts, end, unit, origin, True, stream.frames or 0)
+    shown = np.unique(np.asarray(times, np.int64))
+    starts = np.asarray(sorted(keys), np.int64)
+    step = last_duration or max(1, round(1 / _rate(stream) / stream.time_base))
+    return FrameIndex(
+        times=shown,
+        keys=np.searchsorted(shown, starts),
+        key_dts=np.asarray([keys[time] for time in starts.tolist()], np.int64),
+        end=int(shown[-1]) + step if len(shown) else 0,
+        unit=stream.time_base,
+        origin=max(0.0, (container.start_time or 0) / 1e6),
+        stamped=True,
+        stated=stream.frames or 0,
+    )
+
+
+def decode(stream: Any, packet: Any) -> list[Any]:
+    """Return the frames that a packet brings forth; none if it is damaged."""
+    try:
+        frames: list[Any] = stream.decode(packet)
+        return frames
+    except av.FFmpegError:
+        return []
+
+
+def counted(container: Any, stream: Any) -> FrameIndex:
+    """Return the index of a stream without times: its frames, counted by decoding them all."""
+    count = sum(len(decode(stream, packet)) for packet in packets(container, stream))
+    numbers = np.arange(count, dtype=np.int64)
+    unit = 1 / _rate(stream)
+    return FrameIndex(numbers, numbers[:1], numbers[:1], count, unit, 0.0, False, 0)
+
+
+def _rate(stream: Any) -> Fraction:
+    """Return the frames a second of a stream, as far as it says."""
+    return stream.average_rate or stream.guessed_rate or _RATE

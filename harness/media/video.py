@@ -16,7 +16,7 @@ from PIL import Image
 from harness.errors import DataError, UsageError
 from harness.media.damage import DamagedMediaError, describe
 from harness.media.image import read_image
-from harness.media.index import FrameIndex, index, packets
+from harness.media.index import FrameIndex, counted, decode, index, packets
 from harness.media.sampling import choose, fitted
 from harness.media.source import Window, container, opened
 from harness.media.values import Frames, FrameSampling
@@ -148,7 +148,11 @@ class _Video:
         self._file, self._window = file, window
         self.decoded = 0
         self._open()
-        self.index: FrameIndex = index(self._container, self._stream)
+        found = index(self._container, self._stream)
+        if found is None:
+            self._reopen()
+            found = counted(self._container, self._stream)
+        self.index: FrameIndex = found
 
     def _open(self) -> None:
         self._container = container(self._window)
@@ -180,8 +184,8 @@ class _Video:
         pixels = np.empty((0, 0, 0, 3), np.uint8)
         kept: list[int] = []
         picture: _Picture | None = None
-        for first, group in self._groups(numbers):
-            for number, frame in self._decode_group(first, group):
+        for key, group in self._groups(numbers):
+            for number, frame in self._decode_group(key, group):
                 if picture is None:
                     picture = _Picture(frame, self._stream.sample_aspect_ratio, sampling)
                     pixels = np.empty((len(numbers), *picture.shape), np.uint8)
@@ -190,14 +194,15 @@ class _Video:
         return pixels[: len(kept)], np.asarray(kept, np.int64)
 
     def _groups(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, list[int]]]:
-        """Yield ``(start, numbers)``: frames that are decoded in one go from key frame `start`."""
-        keys = np.searchsorted(self.index.times, self.index.keys)
+        """Yield ``(key, numbers)``: frames decoded in one go, and the number of their key frame.
+
+        The key is counted among the key frames; -1 is the start of the file.
+        """
         group: list[int] = []
-        start = 0
+        start = -1
         for number in numbers.tolist():
-            before = int(np.searchsorted(keys, number, side="right")) - 1
-            key = int(keys[before]) if before >= 0 else 0
-            if group and key > group[-1] + _SEEK_GAP:
+            key = int(np.searchsorted(self.index.keys, number, side="right")) - 1
+            if group and key >= 0 and self.index.keys[key] > group[-1] + _SEEK_GAP:
                 yield start, group
                 group = []
             if not group:
@@ -206,19 +211,19 @@ class _Video:
         if group:
             yield start, group
 
-    def _decode_group(self, start: int, group: list[int]) -> Iterator[tuple[int, Any]]:
+    def _decode_group(self, key: int, group: list[int]) -> Iterator[tuple[int, Any]]:
         """Yield ``(number, frame)`` of those frames of the group that decode, in order."""
-        self._seek(start)
-        context, skipping = self._stream.codec_context, self._stream.codec_context.name in _SKIPPING
-        times = self.index.times
+        times, stamped = self.index.times, self.index.stamped
         wanted = {int(times[number]): number for number in group}
         last = int(times[group[-1]])
         count = 0  # where the stream has no times, frames are told by counting
-        for packet in packets(self._container, self._stream):
-            if skipping and packet is not None:
+        for packet in self._packets_from(key):
+            context = self._stream.codec_context
+            if stamped and packet is not None and context.name in _SKIPPING:
                 context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in self._frames(packet):
-                time = frame.pts if self.index.stamped else count
+            self.decoded += 1
+            for frame in decode(self._stream, packet):
+                time = frame.pts if stamped else count
                 count += 1
                 if time is None:
                     continue
@@ -227,25 +232,36 @@ class _Video:
                 if time >= last:
                     return
 
-    def _frames(self, packet: Any) -> list[Any]:
-        self.decoded += 1
-        try:
-            found: list[Any] = self._stream.decode(packet)
-            return found
-        except av.FFmpegError:
-            return []  # a damaged packet: the frames that it held are counted as lost
+    def _packets_from(self, key: int) -> Iterator[Any]:
+        """Yield the packets from key frame `key` on, or from the start of the file."""
+        if key >= 0 and self.index.stamped:
+            time = int(self.index.times[self.index.keys[key]])
+            start = int(self.index.key_dts[key])
+            for seeks in (True, False):
+                if not (self._seek(time) if seeks else self._reopen()):
+                    continue
+                rest = packets(self._container, self._stream)
+                for packet in rest:
+                    if packet is None or (packet.dts is not None and packet.dts > start):
+                        break  # too far: seeking in MPEG streams is a guess
+                    if packet.pts == time and packet.is_keyframe:
+                        yield packet
+                        yield from rest
+                        return
+        self._reopen()
+        yield from packets(self._container, self._stream)
 
-    def _seek(self, start: int) -> None:
-        """Go to the key frame of number `start`; to the start of the file if that fails."""
-        if self.index.stamped:
-            try:
-                time = int(self.index.times[start])
-                self._container.seek(time, stream=self._stream, backward=True)
-                return
-            except av.FFmpegError:
-                log.debug("%s: no seeking in this file", describe(self._file))
+    def _seek(self, time: int) -> bool:
+        try:
+            self._container.seek(time, stream=self._stream, backward=True)
+        except av.FFmpegError:
+            return False
+        return True
+
+    def _reopen(self) -> bool:
         self.close()
         self._open()
+        return True
 
 
 class _Picture:
