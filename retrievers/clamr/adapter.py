@@ -1,0 +1,238 @@
+"""LoRA adapters: the released one under its old names, and our own with their projection."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import set_peft_model_state_dict as set_adapter
+from safetensors.torch import load_file, save_file
+
+from harness.errors import PluginError
+from retrievers.clamr.backbone import LateInteraction
+from retrievers.clamr.names import PROJECTION, form_of, here, listed
+from retrievers.clamr.source import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    Source,
+    headers,
+    metadata,
+    opened,
+)
+
+#: Base weights of the projection, beside an adapter of ours.
+PROJECTION_FILE = "projection.safetensors"
+
+#: Linear layers of a decoder layer, all of which the published models adapt.
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+_PREFIX = "base_model.model."
+_LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
+
+
+def lora_targets(model: LateInteraction) -> list[str]:
+    """Return the modules that take LoRA: every linear layer of the language model, the projection.
+
+    The reference's pattern ``.*(model).*`` means the same under the names of its time. Under later
+    names it hits the vision tower too.
+    """
+    inside = re.compile(rf"^backbone\.language_model\..*\.({'|'.join(LAYERS)})$")
+    return [name for name, _ in model.named_modules() if name == PROJECTION or inside.match(name)]
+
+
+def load_adapter(model: LateInteraction, source: Source) -> None:
+    """Put an adapter onto a base model.
+
+    Raises
+    ------
+    PluginError
+        If the adapter is of another kind, form or size, or lacks a tensor, or has one too many;
+        the message names them.
+    """
+    file = source.folder / ADAPTER_WEIGHTS
+    found = headers([file])
+    _check_form(model, source, found, file)
+    config = source.read_json(ADAPTER_CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise PluginError(
+            f"{source.name} is an adapter of kind {config.get('peft_type')!r}: only LORA is read."
+        )
+    named: dict[str, str] = {}
+    for name in found:
+        target = here(name.removeprefix(_PREFIX))
+        if target is not None:
+            named[name] = target
+    _account(model, source, config, {t: found[n][1] for n, t in named.items()}, named)
+    modules = sorted({match["module"] for t in named.values() if (match := _LORA.match(t))})
+    inject(model, config, modules)
+    with opened(file) as tensors:
+        state = {_PREFIX + target: tensors.get_tensor(name) for name, target in named.items()}
+    set_adapter(model, state)
+    _look_up(model, source, state)
+
+
+def inject(model: LateInteraction, config: Mapping[str, Any], modules: Iterable[str]) -> None:
+    """Add LoRA layers of a configuration's rank and scale to `modules`, in place."""
+    inject_adapter_in_model(
+        LoraConfig(
+            r=config["r"],
+            lora_alpha=config["lora_alpha"],
+            lora_dropout=config.get("lora_dropout", 0.0),
+            use_rslora=config.get("use_rslora", False),
+            init_lora_weights=False,
+            target_modules=list(modules),
+        ),
+        model,
+    )
+    # peft makes its layers in float32 on the CPU: they follow their base layer's device.
+    for name, module in model.named_modules():
+        if name in set(modules):
+            module.to(module.get_base_layer().weight.device)
+    model.eval()
+
+
+def save_adapter(model: LateInteraction, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the adapter on `model`, and the projection's base weights that it belongs to.
+
+    Parameters
+    ----------
+    model
+        With LoRA layers.
+    folder
+        Where; made if missing.
+    config
+        The adapter's configuration: rank, scale, base checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        _PREFIX + name: tensor.detach().cpu().contiguous()
+        for name, tensor in get_peft_model_state_dict(model).items()
+    }
+    save_file(state, folder / ADAPTER_WEIGHTS, {"form": model.form.name})
+    linear = model.custom_text_proj
+    base = linear.get_base_layer() if hasattr(linear, "get_base_layer") else linear
+    save_file(
+        {f"{PROJECTION}.{n}": t.detach().cpu().contiguous() for n, t in base.state_dict().items()},
+        folder / PROJECTION_FILE,
+    )
+    written = {"peft_type": "LORA", "target_modules": [*LAYERS, PROJECTION], **config}
+    text = json.dumps(written, indent=2, sort_keys=True) + "\n"
+    (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
+
+
+def _check_form(model: LateInteraction, source: Source, found: Iterable[str], file: Path) -> None:
+    names = [name.removeprefix(_PREFIX) for name in found]
+    made_for = form_of(names)
+    said = metadata(file).get("form") or (made_for.name if made_for else model.form.name)
+    if said != model.form.name:
+        raise PluginError(
+            f"adapter {source.name} was trained on the {said} form, and the base checkpoint is of "
+            f"the {model.form.name} form: set base to the checkpoint that its {ADAPTER_CONFIG} "
+            "names."
+        )
+
+
+def _account(
+    model: LateInteraction,
+    source: Source,
+    config: Mapping[str, Any],
+    found: Mapping[str, tuple[int, ...]],
+    named: Mapping[str, str],
+) -> None:
+    """Hold the adapter's tensors against the layers that it says it adapts."""
+    layers = {
+        name: module for name, module in model.named_modules() if hasattr(module, "in_features")
+    }
+    wanted = _wanted(config, layers, found)
+    rank = config["r"]
+    expected = {
+        f"{name}.lora_{half}.weight": (rank, layers[name].in_features)
+        if half == "A"
+        else (layers[name].out_features, rank)
+        for name in wanted
+        for half in "AB"
+    }
+    origin = {target: name for name, target in named.items()}
+    missing = expected.keys() - found.keys()
+    unknown = [origin[target] for target in found.keys() - expected.keys()]
+    other = [
+        f"{origin[target]} {found[target]} for {shape}"
+        for target, shape in expected.items()
+        if target in found and found[target] != shape
+    ]
+    problems = [
+        f"{what}: {listed(names)}"
+        for what, names in (
+            ("missing", missing), ("fit no layer", unknown), ("of another shape", other)
+        )
+        if names
+    ]  # fmt: skip
+    if problems:
+        raise PluginError(
+            f"adapter {source.name} does not fit its base checkpoint. Tensors "
+            f"{'; tensors '.join(problems)}. Nothing was loaded: fetch the adapter again, or set "
+            f"base to the checkpoint that its {ADAPTER_CONFIG} names "
+            f"({config.get('base_model_name_or_path')})."
+        )
+
+
+def _wanted(config: Mapping[str, Any], layers: Mapping[str, Any], found: Iterable[str]) -> set[str]:
+    """Return the layers that the adapter must have tensors for.
+
+    Those of the language model and the projection that its configuration mentions, and all layers
+    of any kind of which it has one: an adapter has a layer for each depth or for none.
+    """
+    said = config.get("target_modules") or ""
+    mentioned = said if isinstance(said, str) else " ".join(said)
+    wanted = {
+        name
+        for name in layers
+        if name.startswith("backbone.language_model.") and name.rpartition(".")[2] in mentioned
+    }
+    if PROJECTION in mentioned:
+        wanted.add(PROJECTION)
+    kinds = {_kind(match["module"]) for name in found if (match := _LORA.match(name))}
+    return wanted | {name for name in layers if _kind(name) in kinds}
+
+
+def _kind(module: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", module)
+
+
+def _look_up(model: LateInteraction, source: Source, state: Mapping[str, torch.Tensor]) -> None:
+    """Compare what is on the model with the file, whole: an adapter is small."""
+    landed = get_peft_model_state_dict(model)
+    strangers = [
+        name
+        for name, tensor in state.items()
+        if (mine := landed.get(name.removeprefix(_PREFIX))) is None
+        or not torch.equal(tensor.to(mine.dtype), mine.cpu())
+    ]
+    if strangers:
+        raise PluginError(
+            f"adapter {source.name}: {listed(strangers)} did not land in the model. This is a "
+            "fault of loading, not of the file: use the pinned version of peft (constraints.txt)."
+        )
+
+
+def read_projection(file: Path) -> dict[str, torch.Tensor]:
+    """Return ``{weight, bias}`` of a projection file.
+
+    Raises
+    ------
+    PluginError
+        If the file is missing, broken, or holds something else.
+    """
+    headers([file])
+    state = {name.removeprefix(f"{PROJECTION}."): t for name, t in load_file(file).items()}
+    if state.keys() != {"weight", "bias"}:
+        raise PluginError(
+            f"{file} holds {listed(state)}: a projection file has {PROJECTION}.weight and "
+            f"{PROJECTION}.bias."
+        )
+    return state

@@ -1,0 +1,134 @@
+"""From an address to a model: base checkpoint, adapter, projection."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import PluginError, UsageError
+from retrievers.clamr.adapter import PROJECTION_FILE, load_adapter, read_projection
+from retrievers.clamr.backbone import DIM, LateInteraction
+from retrievers.clamr.checkpoint import load_checkpoint
+from retrievers.clamr.names import PROJECTION
+from retrievers.clamr.settings import ClamrSettings
+from retrievers.clamr.source import ADAPTER_CONFIG, Source, find
+
+#: Seed under which the reference draws the projection's base weights.
+SEED = 42
+
+log = logging.getLogger("clamr_bench.clamr")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The files that a model is made of.
+
+    Attributes
+    ----------
+    base
+        Checkpoint of the backbone, perhaps with a projection.
+    adapter
+        None where the address names a whole model.
+    """
+
+    base: Source
+    adapter: Source | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what names the files."""
+        adapter = self.adapter.identity() if self.adapter else None
+        return {"base": self.base.identity(), "adapter": adapter}
+
+
+def find_weights(address: str, settings: ClamrSettings) -> Weights:
+    """Return the files behind an address.
+
+    Raises
+    ------
+    UsageError, PluginError
+        If something is neither a folder nor can be fetched, or an adapter names no base.
+    """
+    source = find(address, settings.revision)
+    if not source.is_adapter:
+        if settings.base:
+            raise UsageError(
+                f"base = {settings.base!r}, but {address!r} is a whole checkpoint and takes no "
+                "base: leave the setting out."
+            )
+        return Weights(source)
+    base = settings.base or source.read_json(ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not base:
+        raise PluginError(
+            f"adapter {address!r} names no base checkpoint: set base to a folder or a hub id."
+        )
+    return Weights(find(base), source)
+
+
+def load(weights: Weights, settings: ClamrSettings) -> LateInteraction:
+    """Load a model.
+
+    Raises
+    ------
+    PluginError, UsageError
+        If anything does not fit (see `load_checkpoint`, `load_adapter`).
+    """
+    model = load_checkpoint(weights.base, settings)
+    _project(model, weights, settings)
+    if weights.adapter is not None:
+        load_adapter(model, weights.adapter)
+    model.eval()
+    return model
+
+
+def _project(model: LateInteraction, weights: Weights, settings: ClamrSettings) -> None:
+    """Fill the projection's base weights, unless the checkpoint did."""
+    beside = weights.adapter.folder / PROJECTION_FILE if weights.adapter else None
+    file = Path(settings.projection).expanduser() if settings.projection else beside
+    if file is not None and (settings.projection or file.is_file()):
+        _set(model, read_projection(file), str(file))
+        return
+    if not model.custom_text_proj.weight.isnan().any():
+        return
+    _set(model, drawn_projection(model.custom_text_proj.in_features), "seed")
+    if weights.adapter is None:
+        log.warning(
+            "%s has no projection (%s): one is drawn at random from seed %d. It was never trained, "
+            "so scores mean little and no table lists them. Give trained weights, or an adapter.",
+            weights.base.name, PROJECTION, SEED,
+        )  # fmt: skip
+        return
+    log.warning(
+        "adapter %s does not carry the base weights of its projection (%s): they are drawn anew as "
+        "the reference's training draws them (seed %d, float16, standard deviation 0.02). If it "
+        "was trained from another seed, scores are lower than published; with the true weights, "
+        "set projection to their file.",
+        weights.adapter.name, PROJECTION, SEED,
+    )  # fmt: skip
+
+
+def drawn_projection(hidden: int, dim: int = DIM) -> dict[str, torch.Tensor]:
+    """Return the projection that the reference starts from.
+
+    Its training sets the seed, loads the backbone in float16 (4-bit) and so draws this one layer,
+    which the backbone's checkpoint lacks, first. It saves only the layer's LoRA part.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    weight = torch.empty(dim, hidden, dtype=torch.float16).normal_(0, 0.02, generator=generator)
+    return {"weight": weight, "bias": torch.zeros(dim)}
+
+
+def _set(model: LateInteraction, state: dict[str, torch.Tensor], origin: str) -> None:
+    linear = model.custom_text_proj
+    shape, wanted = tuple(state["weight"].shape), tuple(linear.weight.shape)
+    if shape != wanted or tuple(state["bias"].shape) != wanted[:1]:
+        raise PluginError(
+            f"projection {origin} has weight {shape} and bias {tuple(state['bias'].shape)}; the "
+            f"model needs weight {wanted} and bias {wanted[:1]}."
+        )
+    with torch.no_grad():
+        linear.weight.copy_(state["weight"])
+        linear.bias.copy_(state["bias"])

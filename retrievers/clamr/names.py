@@ -1,0 +1,63 @@
+"""The names that tensors of one model have gone by, and the name that they have here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from retrievers.clamr.form import OMNI, VL, Form
+
+PROJECTION = "custom_text_proj"
+
+#: Parts of a checkpoint that encoding does not need: the output layer, and Omni's voice.
+_UNUSED = re.compile(r"^(thinker\.)?lm_head\.|^talker\.|^token2wav\.")
+
+#: Names in files -> names here, the first that fits. Qwen2.5-VL up to transformers 4.51 has
+#: ``model.layers``, later ``model.language_model.layers``; Omni has the same behind ``thinker.``.
+_RULES = (
+    (re.compile(r"^(model|backbone)\.(language_model|visual|audio_tower)\."), r"backbone.\2."),
+    (re.compile(r"^(language_model|visual|audio_tower)\."), r"backbone.\1."),
+    (re.compile(r"^model\.(layers|embed_tokens|norm)\."), r"backbone.language_model.\1."),
+    (re.compile(rf"^{PROJECTION}\."), f"{PROJECTION}."),
+)
+
+
+def here(name: str) -> str | None:
+    """Return the name that a tensor of a checkpoint or an adapter has in `LateInteraction`.
+
+    Parameters
+    ----------
+    name
+        As in the file, without an adapter's ``base_model.model.``.
+
+    Returns
+    -------
+    str or None
+        The name; as it is where no rule fits; None for a part that encoding does not need.
+    """
+    if _UNUSED.match(name):
+        return None
+    name = name.removeprefix("thinker.")
+    for pattern, replacement in _RULES:
+        if pattern.match(name):
+            return pattern.sub(replacement, name)
+    return name
+
+
+def form_of(names: Iterable[str]) -> Form | None:
+    """Return the form whose files have such names; None where both forms do."""
+    names = list(names)
+    if any(name.startswith(("thinker.", "talker.")) or "audio_tower." in name for name in names):
+        return OMNI
+    if any(
+        name.startswith(("model.layers.", "model.language_model.", "visual.")) for name in names
+    ):
+        return VL
+    return None
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Return the names for a message: the first few, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(ordered[:most]) + more

@@ -1,0 +1,140 @@
+"""What the model reads: a document's decoded content, and the sequence of tokens made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.late_interaction.embeddings import SPAN_FIELDS
+from harness.types import NO_MODALITY, Modality
+from retrievers.clamr.vision import Frames, Patches
+
+#: The span of a token that stands for no part of the content.
+NOWHERE = (math.nan,) * len(SPAN_FIELDS)
+#: Follows the start and end of a token without a place in a frame.
+_NO_BOX = (math.nan,) * 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """A document's content, decoded.
+
+    Attributes
+    ----------
+    frames
+        uint8 RGB, each ``(height, width, 3)``; empty without a video.
+    seconds
+        When each frame is shown; NaN or shorter where that is unknown.
+    sound
+        float32, 16 kHz, mono; None without sound.
+    texts
+        Texts by modality, none of them empty.
+    """
+
+    frames: Frames = ()
+    seconds: Sequence[float] = ()
+    sound: NDArray[np.float32] | None = None
+    texts: Mapping[Modality, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """One sequence as the model takes it.
+
+    Attributes
+    ----------
+    ids
+        int64, shape ``(n,)``.
+    modalities
+        uint8, shape ``(n,)``: number of the `Modality`, or 0 for the prompt.
+    spans
+        float32, shape ``(n, 6)``: where in its source each token comes from (see
+        `harness.late_interaction.TokenEmbeddings`). NaN for the prompt and the names of modalities.
+    patches
+        The video; None without one.
+    mel
+        float32, shape ``(mel bins, frames)``; None without sound.
+    video_start
+        Index of the first video token; -1 without one.
+    """
+
+    ids: NDArray[np.int64]
+    modalities: NDArray[np.uint8]
+    spans: NDArray[np.float32]
+    patches: Patches | None = None
+    mel: NDArray[np.float32] | None = None
+    video_start: int = -1
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class TokensBuilder:
+    """Puts a sequence together piece by piece."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._modalities: list[int] = []
+        self._spans: list[tuple[float, ...]] = []
+        self._patches: Patches | None = None
+        self._mel: NDArray[np.float32] | None = None
+        self._video_start = -1
+
+    def add(self, ids: Sequence[int], modality: Modality | None = None) -> None:
+        """Append tokens that stand for no part of the content."""
+        self._add(ids, modality, [NOWHERE] * len(ids))
+
+    def add_text(
+        self, ids: Sequence[int], modality: Modality, ranges: Iterable[tuple[float, float]]
+    ) -> None:
+        """Append tokens of a text; each stands for a half-open range of its characters."""
+        self._add(ids, modality, [(*pair, *_NO_BOX) for pair in ranges])
+
+    def add_sound(
+        self, place: int, mel: NDArray[np.float32], ranges: Sequence[tuple[float, float]]
+    ) -> None:
+        """Append the placeholders of sound; each stands for a range of seconds."""
+        self._mel = mel
+        self.add_text([place] * len(ranges), Modality.AUDIO, ranges)
+
+    def add_video(self, place: int, patches: Patches, seconds: Sequence[float]) -> None:
+        """Append the placeholders of a video, whose frames are shown at `seconds`."""
+        self._patches, self._video_start = patches, len(self._ids)
+        self._add([place] * patches.tokens, Modality.VIDEO, list(_cells(patches, seconds)))
+
+    def _add(
+        self, ids: Sequence[int], modality: Modality | None, spans: list[tuple[float, ...]]
+    ) -> None:
+        self._ids.extend(ids)
+        self._modalities.extend([NO_MODALITY if modality is None else int(modality)] * len(ids))
+        self._spans.extend(spans)
+
+    def build(self) -> Tokens:
+        """Return the sequence."""
+        return Tokens(
+            np.asarray(self._ids, np.int64),
+            np.asarray(self._modalities, np.uint8),
+            np.asarray(self._spans, np.float32).reshape(-1, len(SPAN_FIELDS)),
+            self._patches,
+            self._mel,
+            self._video_start,
+        )
+
+
+def _cells(patches: Patches, seconds: Sequence[float]) -> Iterator[tuple[float, ...]]:
+    """Yield the span of each video token: the times of its first and last frame, and its box."""
+    times, height, width = patches.grid
+    rows, columns = height // patches.merge, width // patches.merge
+    for time in range(times):
+        shown = seconds[time * patches.temporal : (time + 1) * patches.temporal]
+        start, end = (shown[0], shown[-1]) if len(shown) else (math.nan, math.nan)
+        for row in range(rows):
+            for column in range(columns):
+                yield (
+                    start, end,
+                    column / columns, row / rows, (column + 1) / columns, (row + 1) / rows,
+                )  # fmt: skip

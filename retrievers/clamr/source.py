@@ -1,0 +1,176 @@
+"""Where weights lie: a folder, or a hub id that is fetched once and then used without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from harness.errors import PluginError, UsageError
+from retrievers.clamr.tokens import TOKENIZER
+
+CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_FETCHED = ["*.json", "*.safetensors", TOKENIZER]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder of weights.
+
+    Attributes
+    ----------
+    name
+        As the user gave it.
+    folder
+        Where it lies on this machine.
+    commit
+        Commit of a hub id; None for a folder.
+    """
+
+    name: str
+    folder: Path
+    commit: str | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it holds an adapter and not a whole model."""
+        return (self.folder / ADAPTER_CONFIG).is_file()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what names these weights: the commit, or the sha256 of the files."""
+        if self.commit:
+            return {"hub": self.name, "commit": self.commit}
+        files = sorted(self.folder.glob("*.safetensors"))
+        told = [self.folder / name for name in (CONFIG, ADAPTER_CONFIG, TOKENIZER)]
+        return {file.name: _sha256(file) for file in [*told, *files] if file.is_file()}
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON file's object.
+
+        Raises
+        ------
+        PluginError
+            If the file is missing or broken.
+        """
+        path = self.folder / name
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise PluginError(
+                f"{self.name}: there is no {name} in {self.folder}: fetch the whole checkpoint."
+            ) from None
+        except ValueError as error:
+            raise PluginError(f"{path} is not JSON ({error}): fetch it again.") from None
+        return found
+
+    def weight_files(self) -> list[Path]:
+        """Return the checkpoint's safetensors files.
+
+        Raises
+        ------
+        PluginError
+            If one is missing; the message names it.
+        """
+        if (self.folder / WEIGHTS_INDEX).is_file():
+            index = self.read_json(WEIGHTS_INDEX)
+            names = sorted(set(index.get("weight_map", {}).values()))
+        else:
+            names = [WEIGHTS]
+        missing = [name for name in names if not (self.folder / name).is_file()]
+        if missing:
+            raise PluginError(
+                f"{self.name}: {', '.join(missing)} is missing in {self.folder}: fetch the whole "
+                "checkpoint (weights must be safetensors, not .bin)."
+            )
+        return [self.folder / name for name in names]
+
+
+def find(name: str, revision: str | None = None) -> Source:
+    """Return the source called `name`: an existing folder, else a hub id.
+
+    Raises
+    ------
+    UsageError
+        If `name` is neither.
+    PluginError
+        If a hub id cannot be fetched; the message says why.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Source(name, folder)
+    if not _HUB_ID.match(name):
+        raise UsageError(
+            f"weights {name!r}: there is no such folder, and it is no hub id (owner/name)."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        fetched = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PluginError(
+            f"weights {name!r} are not on this machine and cannot be fetched from the hub "
+            f"({type(error).__name__}: {reason}). Fetch them where there is a network "
+            f"(`hf download {name}`) and give the folder as weights or as the setting base; or "
+            "use the built-in weights `tiny`, which need no network."
+        ) from None
+    # A snapshot's folder is called by its commit.
+    return Source(name, fetched, fetched.name)
+
+
+def headers(files: list[Path]) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """Return ``{tensor: (file, shape)}`` without reading a tensor.
+
+    Raises
+    ------
+    PluginError
+        If a file is no safetensors file, or two files have the same tensor.
+    """
+    found: dict[str, tuple[Path, tuple[int, ...]]] = {}
+    for file in files:
+        with opened(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (no mapping: it cannot be iterated)
+                if name in found:
+                    raise PluginError(
+                        f"tensor {name} is in {file.name} and in {found[name][0].name}: fetch the "
+                        "checkpoint again."
+                    )
+                found[name] = (file, tuple(tensors.get_slice(name).get_shape()))
+    return found
+
+
+def opened(file: Path) -> Any:
+    """Open a safetensors file for torch.
+
+    Raises
+    ------
+    PluginError
+        If it is missing or broken.
+    """
+    try:
+        return safe_open(str(file), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise PluginError(
+            f"{file} is no complete safetensors file ({error}): fetch it again."
+        ) from None
+
+
+def metadata(file: Path) -> Mapping[str, str]:
+    """Return what is written in a file's head beside the tensors."""
+    with opened(file) as tensors:
+        return tensors.metadata() or {}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
