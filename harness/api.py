@@ -7,7 +7,7 @@ from harness.coverage import Coverage
 from harness.dataset import DatasetStore, DatasetWriter
 from harness.dataset.task import StoredTask
 from harness.documents import Documents, ListedDocuments
-from harness.encoder import Encoder, Trainable
+from harness.encoder import Encoder, EncoderSettings, Trainable
 from harness.errors import (
     CapabilityError,
     ClamrBenchError,
@@ -41,6 +41,7 @@ __all__ = [
     "Document",
     "Documents",
     "Encoder",
+    "EncoderSettings",
     "ListedDocuments",
     "Media",
     "Modality",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from harness.errors import UsageError
+from harness.retriever import DEFAULT_MEMORY
 from harness.settings import parse_model
 from harness.types import Modality
+
+_SIZE = re.compile(
+    r"(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<prefix>[KMGTkmgt])?(?P<i>i)?(?P<unit>[bB])?"
+)
 
 
 class RunConfig(BaseModel):
@@ -27,6 +33,11 @@ class RunConfig(BaseModel):
     modalities: list[str] | None = Field(
         None, min_length=1, description="Leave only these document modalities."
     )
+    memory: int = Field(
+        DEFAULT_MEMORY,
+        ge=2**24,
+        description="Bytes for blocks of data while indexing and searching, as in 2GiB.",
+    )
     data: Path | None = Field(None, description="Dataset store, instead of the default place.")
     output: Path | None = Field(None, description="Results folder, instead of the default one.")
     settings: dict[str, dict[str, Any]] = Field(
@@ -42,6 +53,11 @@ class RunConfig(BaseModel):
             return [modality.label for modality in sorted({Modality.parse(n) for n in names})]
         except UsageError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, size: Any) -> Any:
+        return parse_size(size) if isinstance(size, str) else size
 
     @property
     def modality_set(self) -> frozenset[Modality] | None:
@@ -79,6 +95,24 @@ class RunConfig(BaseModel):
                     f"`{key}:` in the file of --config."
                 )
         return parse_model(cls, values, "option" if file is None else f"key of {file}")
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as ``2GiB``, ``500 MB`` or ``1.5G``.
+
+    Units with an i, and single letters, are powers of 1024; the others are powers of 1000.
+
+    Raises
+    ------
+    ValueError
+        If it is no such size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("give a number and a unit, as in 2GiB or 500MB")
+    power = " KMGT".index((match["prefix"] or " ").upper())
+    base = 1000 if match["unit"] and not match["i"] and match["unit"] in "bB" else 1024
+    return int(float(match["number"]) * base**power)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

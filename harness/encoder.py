@@ -7,35 +7,41 @@ ranks. An encoder class is registered like a retriever; the registry wraps it.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
 from harness.documents import Documents
-from harness.errors import PluginError, RankingError, StorageError
-from harness.late_interaction import TokenEmbeddings, max_sim
+from harness.errors import PluginError
+from harness.index import EmbeddingStore, ExactIndex
+from harness.index.intake import Intake
+from harness.index.options import ScoringSettings, without_scoring
+from harness.late_interaction import Precision, TokenEmbeddings
 from harness.plugin import Plugin
 from harness.retriever import Capabilities, Retriever
-from harness.settings import Settings
-from harness.types import Document, Query, RankedList, Ranking
+from harness.types import Document, Query, Ranking
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
 
-T = TypeVar("T")
 
-#: Documents of a shard: of 1,500 tokens of 128 dimensions in float32 they take 200 MB.
-SHARD_DOCUMENTS = 256
+class EncoderSettings(ScoringSettings):
+    """What every encoder can be told; an encoder's own settings extend it.
 
-_ARRAYS = ("vectors", "offsets", "modalities", "segment_offsets")
+    An encoder that wants another default declares the field anew.
+    """
+
+    batch_size: int = Field(16, ge=1, description="Items encoded together.")
+    precision: Precision = Field(
+        Precision.FP16, description="Number format of all vectors: fp32, fp16, bf16 or int8."
+    )
+    on_invalid: Literal["fail", "skip"] = Field(
+        "fail",
+        description="When a document's vectors are NaN or infinite: stop, or rank without it.",
+    )
 
 
 class Encoder(Plugin, ABC):
@@ -43,21 +49,21 @@ class Encoder(Plugin, ABC):
 
     Parameters
     ----------
-    name, weights, settings
+    name, weights
         As for `harness.retriever.Retriever`.
+    settings
+        An instance of the class's `Settings`, which extends `EncoderSettings`.
     """
+
+    Settings: ClassVar[type[EncoderSettings]] = EncoderSettings
 
     capabilities: ClassVar[Capabilities]
     #: As in `harness.retriever.Retriever`.
     weights_help: ClassVar[str] = ""
-    #: Items given to one call of `encode_queries` or `encode_documents`.
-    batch_size: int = 16
-    #: How the scores of the modalities become one (see `harness.late_interaction.maxsim`).
-    aggregation: Literal["token_max", "modality_max"] = "token_max"
     #: Whether the weights in use were never trained; such runs are saved but never listed.
     untrained: bool = False
 
-    def __init__(self, name: str, weights: str | None, settings: Settings) -> None:
+    def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         self.name, self.weights, self.settings = name, weights, settings
 
     def identity(self) -> dict[str, Any]:
@@ -109,24 +115,37 @@ class Trainable(Protocol):
 class EncoderRetriever(Retriever):
     """Ranks by exact MaxSim over the embeddings of an encoder.
 
-    Documents are encoded in batches and kept in the workspace in shards of `SHARD_DOCUMENTS`, each
-    written whole or not at all. A killed `index` goes on at the first missing shard, with the same
-    batches, so that scores come out byte for byte the same. A document without tokens is never
-    listed.
+    Documents are encoded in batches and kept in the workspace (see `harness.index.store`). A killed
+    `index` goes on at the first missing shard, with the same batches, so that scores come out byte
+    for byte the same. A document without tokens is never listed.
+
+    The workspace is keyed by what the embeddings are. How they are scored is not part of that: to
+    try another aggregation encodes nothing anew.
     """
 
     encoder_class: ClassVar[type[Encoder]]
 
-    def __init__(self, name: str, weights: str | None, settings: Settings) -> None:
+    def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         super().__init__(name, weights, settings)
         self.encoder = self.encoder_class(name, weights, settings)
         self.untrained = self.encoder.untrained
-        self._shards: list[Path] = []
-        self._documents: list[str] = []
+        self._chosen = settings
+        self._index: ExactIndex | None = None
 
     @staticmethod
     def around(encoder: type[Encoder]) -> type[EncoderRetriever]:
-        """Return the retriever class that wraps an encoder class and carries its card."""
+        """Return the retriever class that wraps an encoder class and carries its card.
+
+        Raises
+        ------
+        PluginError
+            If the encoder's settings do not extend `EncoderSettings`.
+        """
+        if not issubclass(encoder.Settings, EncoderSettings):
+            raise PluginError(
+                f"the Settings of encoder {encoder.__name__} do not extend EncoderSettings: write "
+                f"`class {encoder.Settings.__name__}(EncoderSettings)`."
+            )
         members = {
             "__doc__": encoder.__doc__,
             "__module__": encoder.__module__,
@@ -141,140 +160,37 @@ class EncoderRetriever(Retriever):
 
     def identity(self) -> dict[str, Any]:
         """Return the retriever's identity and the encoder's own."""
-        encoder = {**self.encoder.identity(), "batch_size": self.encoder.batch_size}
-        return {**super().identity(), "encoder": encoder, "aggregation": self.encoder.aggregation}
+        return {**super().identity(), "encoder": self.encoder.identity()}
+
+    def index_identity(self) -> dict[str, Any]:
+        """Return the identity without the settings that only change the scoring."""
+        return without_scoring(self.identity())
 
     def index(self, documents: Documents, workspace: Workspace) -> None:
         """Encode the documents that no earlier process encoded (see `Retriever.index`)."""
-        self._shards, self._documents = [], []
-        for number, shard in enumerate(_groups(documents, SHARD_DOCUMENTS)):
-            name = f"shard-{number:05d}"
-            ids = [document.id for document in shard]
-            if not workspace.has(name):
-                embeddings = _encode(self.encoder.encode_documents, shard, self.encoder.batch_size)
-                with workspace.folder(name) as folder:
-                    _save(folder, embeddings, ids)
-            elif _ids(workspace.path / name) != ids:
-                raise StorageError(
-                    f"{workspace.path / name} holds embeddings of other documents: delete the "
-                    f"folder {workspace.path} and give the same command again."
-                )
-            self._shards.append(workspace.path / name)
-            self._documents.extend(ids)
+        settings = self._chosen
+        intake = Intake(self.encoder.encode_documents, settings.precision, settings.on_invalid)
+        store = EmbeddingStore(workspace)
+        store.fill(
+            documents,
+            _id,
+            lambda batch: intake.encode(batch, _id),
+            batch_size=settings.batch_size,
+            total=len(documents),
+        )
+        self._index = ExactIndex(store, settings.scoring, memory=self.memory)
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:
-        """Rank the indexed documents, one shard in memory at a time (see `Retriever.search`)."""
-        if not queries:
+        """Rank the indexed documents by streaming them (see `Retriever.search`)."""
+        if not queries or self._index is None:
             return Ranking({})
-        encoded = _encode(self.encoder.encode_queries, queries, self.encoder.batch_size)
-        best = [_Best(k, self._documents) for _ in queries]
-        first = 0
-        for shard in self._shards:
-            embeddings = _load(shard)
-            found = max_sim(encoded, embeddings)
-            scores = found.token_max
-            if self.encoder.aggregation == "modality_max":
-                scores = found.modality_max
-            for row, kept in zip(scores, best, strict=True):
-                kept.add(row, first)
-            first += len(embeddings)
-        return Ranking({query.id: kept.ranked() for query, kept in zip(queries, best, strict=True)})
+        intake = Intake(self.encoder.encode_queries, self._chosen.precision, "fail", "query")
+        size = self._chosen.batch_size
+        batches = [queries[first : first + size] for first in range(0, len(queries), size)]
+        encoded = [intake.encode(batch, _id).embeddings for batch in batches]
+        lists = self._index.search(TokenEmbeddings.concatenate(encoded), k)
+        return Ranking({query.id: found for query, found in zip(queries, lists, strict=True)})
 
 
-class _Best:
-    """The `k` best documents so far of one query, ties broken by document id, descending."""
-
-    def __init__(self, k: int, ids: Sequence[str]) -> None:
-        self._k, self._ids = k, ids
-        self._scores = np.empty(0, np.float32)
-        self._documents = np.empty(0, np.int64)
-
-    def add(self, row: NDArray[np.float32], first: int) -> None:
-        """Take in the scores of the documents from number `first` on; -inf is left out.
-
-        Raises
-        ------
-        RankingError
-            If a score is NaN or infinite.
-        """
-        if not (row < np.inf).all():
-            raise RankingError(
-                "a score overflows float32: the encoder's vectors are too large; normalise them."
-            )
-        floor = self._scores.min() if len(self._scores) >= self._k > 0 else -np.inf
-        candidates = np.flatnonzero((row >= floor) & (row > -np.inf))
-        if not len(candidates):
-            return
-        scores = np.concatenate([self._scores, row[candidates]])
-        documents = np.concatenate([self._documents, candidates + first])
-        if len(scores) > self._k:
-            chosen = self._chosen(scores, documents)
-            scores, documents = scores[chosen], documents[chosen]
-        self._scores, self._documents = scores, documents
-
-    def _chosen(self, scores: NDArray[np.float32], documents: NDArray[np.int64]) -> NDArray[Any]:
-        """Return `k` positions; ids are compared only where scores tie at the cut."""
-        if not self._k:
-            return np.empty(0, np.int64)
-        cut = np.partition(scores, -self._k)[-self._k]
-        above = np.flatnonzero(scores > cut)
-        level = np.flatnonzero(scores == cut).tolist()
-        level.sort(key=lambda position: self._ids[int(documents[position])], reverse=True)
-        return np.concatenate([above, np.asarray(level[: self._k - len(above)], np.int64)])
-
-    def ranked(self) -> RankedList:
-        ids = [self._ids[document] for document in self._documents.tolist()]
-        return RankedList(ids, self._scores.astype(np.float64))
-
-
-def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the items in lists of `size`; the last may be shorter."""
-    stream = iter(items)
-    while group := list(islice(stream, size)):
-        yield group
-
-
-def _encode(
-    encode: Callable[[Sequence[T]], TokenEmbeddings], items: Sequence[T], size: int
-) -> TokenEmbeddings:
-    """Encode in batches and check that each gives as many items back."""
-    parts = []
-    for batch in _groups(items, size):
-        part: Any = encode(batch)
-        if not isinstance(part, TokenEmbeddings) or len(part) != len(batch):
-            given = f"{len(part)} items" if isinstance(part, TokenEmbeddings) else repr(type(part))
-            raise PluginError(
-                f"{encode.__qualname__} returned {given} for a batch of {len(batch)}: it must "
-                "return TokenEmbeddings of as many items, in their order."
-            )
-        parts.append(part)
-    return TokenEmbeddings.concatenate(parts)
-
-
-def _save(folder: Path, embeddings: TokenEmbeddings, ids: list[str]) -> None:
-    for name in _ARRAYS:
-        np.save(folder / f"{name}.npy", getattr(embeddings, name))
-    (folder / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
-
-
-def _ids(folder: Path) -> Any:
-    with _damage_named(folder):
-        return json.loads((folder / "ids.json").read_text(encoding="utf-8"))
-
-
-def _load(folder: Path) -> TokenEmbeddings:
-    """Open a shard; its vectors stay on disk."""
-    with _damage_named(folder):
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
-        return TokenEmbeddings(*arrays)
-
-
-@contextmanager
-def _damage_named(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, EOFError, PluginError) as error:
-        raise StorageError(
-            f"{folder} is damaged ({str(error).splitlines()[0]}): delete it and give the same "
-            "command again; only its documents are encoded anew."
-        ) from error
+def _id(item: Document | Query) -> str:
+    return item.id

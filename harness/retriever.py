@@ -19,6 +19,9 @@ from harness.settings import Settings
 from harness.types import Modality, Query, Ranking
 from harness.workspace import Workspace, digest
 
+#: Default of ``--memory``: 2 GiB.
+DEFAULT_MEMORY = 2 * 2**30
+
 
 class QueryKind(StrEnum):
     """What a query is made of."""
@@ -78,6 +81,9 @@ class Retriever(Plugin, ABC):
     #: Seed of whatever is drawn at random; set by the runner, and no part of `identity`: several
     #: seeds of one retriever are one row of a table.
     seed: int = 0
+    #: Bytes that indexing and searching may allocate for blocks of data; set by the runner, and no
+    #: part of `identity`: a ranking does not depend on it.
+    memory: int = DEFAULT_MEMORY
 
     def __init__(self, name: str, weights: str | None, settings: Settings) -> None:
         if weights and not self.weights_help:
@@ -107,6 +113,14 @@ class Retriever(Plugin, ABC):
         if self.source_sha256:
             identity["source_sha256"] = self.source_sha256
         return identity
+
+    def index_identity(self) -> dict[str, Any]:
+        """Return, as JSON values, all that determines what `index` makes, beside the data.
+
+        The workspace is keyed by it. A retriever whose `search` alone reads some settings leaves
+        those out: then changing one indexes nothing anew.
+        """
+        return self.identity()
 
     @property
     def fingerprint(self) -> str:

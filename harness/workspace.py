@@ -17,6 +17,10 @@ import platformdirs
 
 from harness.errors import StorageError
 
+#: Files of a workspace: what it is keyed by, and the lock that its writer holds.
+IDENTITY_NAME = "identity.json"
+LOCK_NAME = ".lock"
+
 
 def data_folder() -> Path:
     """Where prepared datasets live: ``CLAMR_BENCH_DATA`` or the user's data folder."""
@@ -26,6 +30,11 @@ def data_folder() -> Path:
 def cache_folder() -> Path:
     """Where workspaces live: ``CLAMR_BENCH_CACHE`` or the user's cache folder."""
     return _folder("CLAMR_BENCH_CACHE", platformdirs.user_cache_path("clamr-bench"))
+
+
+def workspaces_folder() -> Path:
+    """Where workspaces lie: ``workspaces`` in the cache folder."""
+    return cache_folder() / "workspaces"
 
 
 def results_folder() -> Path:
@@ -140,6 +149,9 @@ def replace_folder(new: Path, path: Path) -> None:
         if part.is_file():
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
+        elif part.is_dir():
+            _sync_folder(part)
+    _sync_folder(new)
     aside = _aside(path)
     if path.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -185,8 +197,11 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator[None]:
+def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator[IO[str]]:
     """Hold the lock file `path`; the operating system drops it when the process ends.
+
+    Yields the open lock file: whoever waited for a lock in a folder that can be deleted compares
+    it with what lies at `path` now.
 
     Parameters
     ----------
@@ -224,7 +239,52 @@ def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator
         file.truncate()
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        yield file
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files in `folder`."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # of a process that works there
+                total += os.stat(os.path.join(path, name)).st_size  # noqa: PTH116, PTH118
+    return total
+
+
+def lock_holder(path: Path) -> str | None:
+    """Return the process id of whoever holds the lock file `path`, or None if nobody does."""
+    try:
+        file = path.open()
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "unknown"
+    return None
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return what killed processes left half written or half replaced in `folder`.
+
+    The caller holds the folder's lock. A workspace's identity is written before the lock is taken,
+    so a temporary file of it may belong to a living process: it is none.
+    """
+    found = [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]
+    return sorted(path for path in found if not path.name.startswith(f".{IDENTITY_NAME}."))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `leftovers` finds; a folder that was set aside comes back if it has no heir."""
+    for path in leftovers(folder):
+        if path.suffix == ".old":
+            restore_folder(path.with_name(path.name[1:].removesuffix(".old")))
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class Workspace:
@@ -238,22 +298,35 @@ class Workspace:
     path
         The folder; made here.
     identity
-        What the content depends on; kept as ``identity.json`` for people.
+        What the content depends on; kept as ``identity.json``.
+
+    Raises
+    ------
+    StorageError
+        If the folder cannot be written, or was made for another identity.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path = writable_folder(path, "workspace")
-        self.identity = identity
-        card = path / "identity.json"
+        self.path, self.identity = path, identity
+        self._make()
+
+    def _make(self) -> None:
+        writable_folder(self.path, "workspace")
+        card = self.path / IDENTITY_NAME
+        text = json.dumps(self.identity, indent=1, sort_keys=True) + "\n"
         if not card.exists():
             with atomic_write(card) as temporary:
-                temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
+                temporary.write_text(text)
+        elif card.read_text() != text:
+            raise StorageError(
+                f"{self.path} belongs to something else, as its {IDENTITY_NAME} says: delete the "
+                "folder, or choose another one."
+            )
 
     @classmethod
     def of(cls, identity: Mapping[str, Any], root: Path | None = None) -> Workspace:
         """Return the workspace of `identity` under the cache folder."""
-        root = root or cache_folder() / "workspaces"
-        return cls(root / digest(identity)[:32], identity)
+        return cls((root or workspaces_folder()) / digest(identity)[:32], identity)
 
     def has(self, name: str) -> bool:
         """Whether the file or folder `name` is complete."""
@@ -267,10 +340,23 @@ class Workspace:
         """Context manager: fill the folder `name` atomically (see `atomic_folder`)."""
         return atomic_folder(self.path / name)
 
-    def locked(self, busy: Callable[[str], None]) -> Any:
-        """Context manager: one process at a time; a second one waits and is told so."""
-        return exclusive(self.path / ".lock", busy)
+    @contextmanager
+    def locked(self, busy: Callable[[str], None]) -> Iterator[None]:
+        """Let one process at a time in; a second one waits and is told so.
+
+        What killed processes left half written is removed first: whoever writes holds the lock,
+        so nobody is writing it still.
+        """
+        lock = self.path / LOCK_NAME
+        while True:
+            with exclusive(lock, busy) as held:
+                # `cache prune` may have taken the folder away while this process waited.
+                if lock.exists() and os.path.samestat(os.fstat(held.fileno()), lock.stat()):
+                    remove_leftovers(self.path)
+                    yield
+                    return
+            self._make()
 
     def size(self) -> int:
         """Bytes of all files in the workspace."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return folder_size(self.path)

@@ -1,85 +1,28 @@
-"""The encoder contract: a model author writes two methods, the harness does the rest."""
+"""The encoder contract: what an author writes, and what the harness does with it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-import harness.encoder
+import harness.index.store
 from harness.documents import ListedDocuments
 from harness.encoder import EncoderRetriever, Trainable
-from harness.errors import PluginError, RankingError, StorageError
-from harness.late_interaction import TokenEmbeddings
+from harness.errors import PluginError, RankingError, UsageError
 from harness.registry import make_retriever
-from harness.types import Document, Modality, Query, Ranking
-from harness.workspace import Workspace
-
-PLUGIN = """\
-import hashlib
-import numpy as np
-from harness.documents import ListedDocuments
-from harness.encoder import Encoder
-from harness.late_interaction import TokenEmbeddings
-from harness.plugin import About
-from harness.retriever import Capabilities
-from harness.types import Modality
-
-READS = frozenset({Modality.ASR, Modality.OCR})
-
-def vectors(text):
-    seeds = [int(hashlib.sha256(w.encode()).hexdigest()[:8], 16) for w in text.lower().split()]
-    rows = [np.random.default_rng(seed).standard_normal(32) for seed in seeds]
-    return np.array(rows or np.zeros((0, 32)), np.float32)
-
-class Words(Encoder):
-    about = About(title="A vector a word", version="1", licence="MIT", citation="none")
-    capabilities = Capabilities(modalities=READS)
-    batch_size = 2
-
-    def encode_queries(self, batch):
-        return TokenEmbeddings.of([{Modality.TEXT: vectors(q.text)} for q in batch], 32)
-
-    def encode_documents(self, batch):
-        return TokenEmbeddings.of(
-            [{m: vectors(d.texts[m]) for m in READS if m in d.texts} for d in batch], 32
-        )
-"""
-
-WORDS = ["red", "green", "blue", "circle", "square", "star", "moon", "river", "stone", "cloud"]
-
-
-def documents(number: int) -> ListedDocuments:
-    rng = np.random.default_rng(7)
-    made = [Document("empty")]
-    for index in range(number):
-        texts = {m: " ".join(rng.choice(WORDS, 4)) for m in (Modality.ASR, Modality.OCR)}
-        if index % 3 == 0:
-            del texts[Modality.OCR]
-        made.append(Document(f"d{index:03d}", texts))
-    return ListedDocuments(made)
-
-
-QUERIES = [Query("q1", "red circle"), Query("q2", "stone river moon"), Query("q3", "")]
-
-
-def plugin(folder: Path, source: str = PLUGIN) -> str:
-    path = folder / "words.py"
-    path.write_text(source)
-    return f"{path}:Words"
-
-
-def workspace(folder: Path) -> Workspace:
-    return Workspace(folder, {"test": 1})
-
-
-def as_bytes(ranking: Ranking) -> dict[str, tuple[list[str], bytes]]:
-    return {q: (list(row.documents), row.scores.tobytes()) for q, row in ranking.items()}
+from harness.types import Document, Modality, Query
+from tests.encoders import (
+    PLUGIN,
+    QUERIES,
+    SMALL_SHARD,
+    as_bytes,
+    documents,
+    plugin,
+    workspace,
+)
 
 
 def test_an_encoder_of_thirty_lines_is_a_retriever(tmp_path: Path) -> None:
@@ -110,7 +53,7 @@ def test_an_encoder_of_thirty_lines_is_a_retriever(tmp_path: Path) -> None:
 def test_ties_at_the_cut_are_broken_by_document_id_across_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
 ) -> None:
-    monkeypatch.setattr(harness.encoder, "SHARD_DOCUMENTS", 4)
+    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", SMALL_SHARD)
     retriever = make_retriever(plugin(tmp_path))
     same = [Document(f"d{i * 17 % 40:02d}", {Modality.ASR: "red"}) for i in range(40)]
     retriever.index(ListedDocuments(same), workspace(tmp_path / "w"))
@@ -118,84 +61,26 @@ def test_ties_at_the_cut_are_broken_by_document_id_across_shards(
     assert list(ranked.documents) == sorted((d.id for d in same), reverse=True)[:k]
 
 
-def test_aggregation_is_the_encoders_choice_and_part_of_its_identity(tmp_path: Path) -> None:
-    other = PLUGIN.replace("batch_size = 2", 'aggregation = "modality_max"')
+def test_aggregation_is_a_setting_that_encodes_nothing_anew(tmp_path: Path) -> None:
+    address = plugin(tmp_path)
     documents = [
         Document("split", {Modality.ASR: "red", Modality.OCR: "circle"}),
         Document("whole", {Modality.ASR: "red circle"}),
     ]
-    scores = []
-    for source in (PLUGIN, other):
-        retriever = make_retriever(plugin(tmp_path, source))
-        retriever.index(ListedDocuments(documents), workspace(tmp_path / retriever.fingerprint))
+    scores: list[dict[str, float]] = []
+    identities: list[dict[str, Any]] = []
+    stored: list[dict[str, Any]] = []
+    for aggregation in ("token_max", "modality_max"):
+        retriever = make_retriever(address, {"aggregation": aggregation})
+        retriever.index(ListedDocuments(documents), workspace(tmp_path / "w"))
         ranked = retriever.search([Query("q", "red circle")], 2)["q"]
         scores.append(dict(zip(ranked.documents, ranked.scores.tolist(), strict=True)))
-        assert retriever.identity()["aggregation"] in ("token_max", "modality_max")
+        identities.append(retriever.identity())
+        stored.append(retriever.index_identity())
     assert scores[0]["split"] == pytest.approx(scores[0]["whole"], rel=1e-6)
     assert scores[1]["split"] < scores[1]["whole"]
-
-
-KILLED = """
-import os, sys
-import harness.encoder
-from pathlib import Path
-from harness.registry import make_retriever
-sys.path.insert(0, {tests!r})
-from test_encoder import documents, workspace
-harness.encoder.SHARD_DOCUMENTS = 4
-retriever = make_retriever({address!r})
-encode = retriever.encoder.encode_documents
-def killed(batch):
-    if any(document.id == "d010" for document in batch):
-        os.kill(os.getpid(), 9)
-    return encode(batch)
-killed.__qualname__ = "killed"
-retriever.encoder.encode_documents = killed
-retriever.index(documents(20), workspace(Path({folder!r})))
-"""
-
-
-def test_a_killed_index_goes_on_and_scores_are_byte_identical(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(harness.encoder, "SHARD_DOCUMENTS", 4)
-    address = plugin(tmp_path)
-    whole = make_retriever(address)
-    whole.index(documents(20), workspace(tmp_path / "whole"))
-
-    script = KILLED.format(
-        tests=str(Path(__file__).parent), address=address, folder=str(tmp_path / "killed")
-    )
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)
-    assert done.returncode == -9
-    shards = {p.name for p in (tmp_path / "killed").glob("shard-*")}
-    assert shards == {"shard-00000", "shard-00001"}, "d010 is in the third shard"
-
-    resumed = make_retriever(address)
-    assert isinstance(resumed, EncoderRetriever)
-    encoded: list[str] = []
-    encode = resumed.encoder.encode_documents
-
-    def watched(batch: Sequence[Document]) -> TokenEmbeddings:
-        encoded.extend(document.id for document in batch)
-        return encode(batch)
-
-    monkeypatch.setattr(resumed.encoder, "encode_documents", watched)
-    resumed.index(documents(20), workspace(tmp_path / "killed"))
-    assert encoded == [document.id for document in documents(20)][8:]
-    assert as_bytes(resumed.search(QUERIES, 100)) == as_bytes(whole.search(QUERIES, 100))
-
-
-def test_shards_of_other_documents_or_damaged_ones_are_refused(tmp_path: Path) -> None:
-    retriever = make_retriever(plugin(tmp_path))
-    retriever.index(documents(5), workspace(tmp_path / "w"))
-    with pytest.raises(StorageError, match="embeddings of other documents: delete the folder"):
-        retriever.index(documents(4), workspace(tmp_path / "w"))
-    retriever.index(documents(5), workspace(tmp_path / "w"))
-    file = tmp_path / "w" / "shard-00000" / "vectors.npy"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(StorageError, match=r"shard-00000 is damaged .*: delete it"):
-        retriever.search(QUERIES, 3)
+    assert identities[0] != identities[1]
+    assert stored[0] == stored[1], "the same embeddings serve both: nothing is encoded anew"
 
 
 @pytest.mark.parametrize(
@@ -205,8 +90,8 @@ def test_shards_of_other_documents_or_damaged_ones_are_refused(tmp_path: Path) -
         ("list(batch)", PluginError, "returned <class 'list'> for a batch of 2"),
         (
             "TokenEmbeddings.of([{Modality.ASR: 1e38 * vectors('red circle')} for _ in batch])",
-            RankingError,
-            "overflows float32",
+            PluginError,
+            r"document 'empty' \(asr\) has a vector with the value .* which overflows fp16",
         ),
         (
             "TokenEmbeddings.of([{Modality.ASR: np.ones((1, 3))} for _ in batch])",
@@ -227,3 +112,121 @@ def test_an_encoder_that_breaks_its_contract_is_named(
 
     with pytest.raises(error, match=says):
         work()
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "bytes_"),
+    [("fp32", 0.0, 128), ("fp16", 1e-2, 64), ("bf16", 1e-1, 64), ("int8", 3e-1, 32)],
+)
+def test_storage_precision_is_a_setting_and_part_of_the_identity(
+    tmp_path: Path, precision: str, tolerance: float, bytes_: int
+) -> None:
+    address = plugin(tmp_path)
+    exact = make_retriever(address, {"precision": "fp32"})
+    exact.index(documents(30), workspace(tmp_path / "exact"))
+    stored = make_retriever(address, {"precision": precision})
+    stored.index(documents(30), workspace(tmp_path / precision))
+    assert (stored.fingerprint == exact.fingerprint) == (precision == "fp32")
+    assert stored.index_identity()["settings"]["precision"] == precision
+    [shard] = (tmp_path / precision).glob("shard-*")
+    manifest = json.loads((shard / "shard.json").read_text())
+    assert manifest["precision"] == precision
+    words = sum(manifest["tokens"].values())
+    assert words == 200
+    assert manifest["bytes"] >= words * bytes_
+    wanted, found = exact.search(QUERIES, 30)["q1"], stored.search(QUERIES, 30)["q1"]
+    scores = dict(zip(wanted.documents, wanted.scores.tolist(), strict=True))
+    for document, value in zip(found.documents, found.scores.tolist(), strict=True):
+        assert value == pytest.approx(scores[document], abs=tolerance)
+
+
+NOT_A_NUMBER = """
+    def encode_documents(self, batch):
+        rows = [{m: vectors(d.texts[m]) for m in READS if m in d.texts} for d in batch]
+        for document, row in zip(batch, rows):
+            if document.id in ("d003", "d008"):
+                row[Modality.ASR][1, 2] = np.nan
+        return TokenEmbeddings.of(rows, 32)
+"""
+
+
+def test_nan_from_a_model_names_document_and_modality(tmp_path: Path) -> None:
+    retriever = make_retriever(plugin(tmp_path, PLUGIN + NOT_A_NUMBER))
+    with pytest.raises(PluginError, match=r"for document 'd003' \(asr\).*on_invalid=skip"):
+        retriever.index(documents(12), workspace(tmp_path / "w"))
+
+
+def test_documents_with_nan_can_be_skipped_counted_and_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", SMALL_SHARD)
+    whole = make_retriever(plugin(tmp_path), {"on_invalid": "skip"})
+    whole.index(documents(12), workspace(tmp_path / "whole"))
+    expected = whole.search(QUERIES, 100)
+    address = plugin(tmp_path, PLUGIN + NOT_A_NUMBER)
+    for _ in range(2):  # the second one finds all shards there, and says the same
+        caplog.clear()
+        retriever = make_retriever(address, {"on_invalid": "skip"})
+        retriever.index(documents(12), workspace(tmp_path / "w"))
+        assert "2 documents have no embeddings" in caplog.text
+        assert "'d003', 'd008'" in caplog.text
+    for query, found in retriever.search(QUERIES, 100).items():
+        pairs = zip(expected[query].documents, expected[query].scores.tolist(), strict=True)
+        kept = [(d, score) for d, score in pairs if d not in ("d003", "d008")]
+        assert list(zip(found.documents, found.scores.tolist(), strict=True)) == kept
+
+
+def test_nan_in_a_query_is_an_error_whatever_the_policy(tmp_path: Path) -> None:
+    source = PLUGIN + (
+        "\n    def encode_queries(self, batch):\n"
+        "        rows = [np.full((1, 32), np.nan if q.id == 'q2' else 1) for q in batch]\n"
+        "        return TokenEmbeddings.of([{Modality.TEXT: row} for row in rows])\n"
+    )
+    retriever = make_retriever(plugin(tmp_path, source), {"on_invalid": "skip"})
+    retriever.index(documents(3), workspace(tmp_path / "w"))
+    with pytest.raises(PluginError, match=r"for query 'q2' \(text\)"):
+        retriever.search(QUERIES, 3)
+
+
+def test_a_score_that_overflows_is_refused(tmp_path: Path) -> None:
+    source = PLUGIN.replace("standard_normal(32)", "standard_normal(32) * 1e25")
+    retriever = make_retriever(plugin(tmp_path, source), {"precision": "fp32"})
+    retriever.index(documents(3), workspace(tmp_path / "w"))
+    with pytest.raises(RankingError, match="overflows float32"):
+        retriever.search(QUERIES, 3)
+
+
+def test_settings_that_lack_the_shared_ones_are_refused(tmp_path: Path) -> None:
+    source = PLUGIN.replace("(EncoderSettings)", "(Settings)").replace(
+        "EncoderSettings, ", "Settings, "
+    )
+    with pytest.raises(PluginError, match=r"class WordsSettings\(EncoderSettings\)"):
+        make_retriever(plugin(tmp_path, source))
+
+
+def test_shared_settings_are_shown_and_checked(tmp_path: Path) -> None:
+    address = plugin(tmp_path)
+    with pytest.raises(UsageError, match=r"'precision' = 'fp8'"):
+        make_retriever(address, {"precision": "fp8"})
+    with pytest.raises(UsageError, match=r"Did you mean 'precision'"):
+        make_retriever(address, {"precison": "fp32"})
+
+
+def test_a_token_of_no_modality_and_padding_count_only_if_asked(tmp_path: Path) -> None:
+    """The two habits of the reference are settings of any encoder."""
+    source = PLUGIN + (
+        "\n    def encode_documents(self, batch):\n"
+        "        sign = -np.ones((1, 32), np.float32)\n"
+        "        vectors = np.concatenate([np.concatenate([sign, -3 * sign]) for _ in batch])\n"
+        "        n = len(batch)\n"
+        "        return TokenEmbeddings(vectors, np.arange(n + 1) * 2,\n"
+        "            np.tile(np.array([3, 0], np.uint8), n), np.arange(2 * n + 1))\n"
+        "\n    def encode_queries(self, batch):\n"
+        "        return TokenEmbeddings.of([{Modality.TEXT: np.ones((1, 32))} for q in batch])\n"
+    )
+    address, found = plugin(tmp_path, source), []
+    for settings_ in ({}, {"unassigned_tokens": "compete"}, {"padding": "zero"}):
+        retriever = make_retriever(address, settings_)
+        retriever.index(documents(2), workspace(tmp_path / "w"))
+        found.append(retriever.search(QUERIES[:1], 1)["q1"].scores.item())
+    assert found == [-32.0, 96.0, 0.0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import logging
 import os
 import sys
 import traceback
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import data, evaluate, leaderboard, plugins, results, run, submit
+from harness.cli import cache, data, evaluate, leaderboard, plugins, results, run, submit
 from harness.errors import ClamrBenchError, PluginError
 from harness.workspace import storage_error
 
@@ -33,10 +34,18 @@ evaluate.register(app)
 submit.register(app)
 plugins.register(app)
 leaderboard.register(app)
+app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 app.add_typer(results.app, name="results")
 
 INTERRUPTED = 130
+
+
+class _Notes(logging.Handler):
+    """Shows what the harness logs as plain lines on standard error, wherever that points now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)  # noqa: T201
 
 
 def _version(value: bool) -> None:
@@ -66,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments
         Command line without the program name; None for ``sys.argv``.
     """
+    log = logging.getLogger("clamr_bench")
+    if not log.handlers:
+        log.addHandler(_Notes())
+        log.setLevel(logging.INFO)
     try:
         check_packages()
         app(args=arguments, prog_name="clamr-bench")

@@ -1,0 +1,8 @@
+"""How token embeddings are kept on disk and searched."""
+
+from __future__ import annotations
+
+from harness.index.exact import ExactIndex
+from harness.index.store import EmbeddingStore, Encoded
+
+__all__ = ["EmbeddingStore", "Encoded", "ExactIndex"]

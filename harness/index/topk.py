@@ -1,0 +1,113 @@
+"""The running top k: the best documents of each query so far, in canonical order.
+
+A score and a document become one int64 that sorts as canonical order does: score, then document
+id. Then a partial sort of integers gives exactly the first k of the full ranking, whatever the
+order in which blocks come and however many scores tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import RankingError
+from harness.types import RankedList
+
+#: Below the key of every score.
+_NOTHING = np.iinfo(np.int64).min
+
+
+class TopK:
+    """Keeps the `k` best of all scores that it is given.
+
+    Parameters
+    ----------
+    queries
+        Number of queries.
+    k
+        Documents kept for each.
+    ids
+        Ids of all documents.
+    order
+        int64, shape ``(n_documents,)``: place of each document among all when ids ascend (see
+        `places`).
+    """
+
+    def __init__(self, queries: int, k: int, ids: Sequence[str], order: NDArray[np.int64]) -> None:
+        self._k, self._ids, self._order = min(k, len(ids)), ids, order
+        # Twice k: the partial sort is then paid once for every k new columns.
+        self._keys = np.full((queries, 2 * self._k), _NOTHING, np.int64)
+        self._filled = 0
+
+    @staticmethod
+    def bytes_per_query(k: int) -> int:
+        """Memory that a query takes: its keys, and what a partial sort of them takes."""
+        return 4 * k * 8
+
+    def add(self, scores: NDArray[np.float32], first: int) -> None:
+        """Take in the scores of the documents from number `first` on; -inf is left out.
+
+        Parameters
+        ----------
+        scores
+            float32, shape ``(n_queries, n_documents)``.
+        first
+            Number of the first of these documents.
+
+        Raises
+        ------
+        RankingError
+            If a score is NaN or infinite.
+        """
+        if not (scores < np.inf).all():
+            raise RankingError(
+                "a score overflows float32: the encoder's vectors are too large; normalise them."
+            )
+        if not self._k:
+            return
+        keys = _keys(scores, self._order[first : first + scores.shape[1]])
+        start, width = 0, self._keys.shape[1]
+        while start < keys.shape[1]:
+            room = min(width - self._filled, keys.shape[1] - start)
+            self._keys[:, self._filled : self._filled + room] = keys[:, start : start + room]
+            self._filled += room
+            start += room
+            if self._filled == width:
+                self._keys.partition(self._k, axis=1)
+                self._keys[:, : self._k] = self._keys[:, self._k :]
+                self._filled = self._k
+
+    def ranked(self) -> list[RankedList]:
+        """Return the ranked list of each query."""
+        ids = self._ids
+        by_place = np.argsort(self._order)
+        lists = []
+        for row in self._keys[:, : self._filled]:
+            keys = np.sort(row[row != _NOTHING])[::-1][: self._k]
+            documents = by_place[keys & 0xFFFFFFFF]
+            lists.append(RankedList([ids[d] for d in documents.tolist()], _scores(keys)))
+        return lists
+
+
+def places(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place of each id among all when they ascend."""
+    order = np.empty(len(ids), np.int64)
+    order[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    return order
+
+
+def _keys(scores: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return keys: the score's bits, in their order as numbers, above the document's place."""
+    bits = (scores + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0: they are equal
+    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+    keys = (ordered.astype(np.int64) << 32) | order
+    keys[scores == -np.inf] = _NOTHING
+    return keys
+
+
+def _scores(keys: NDArray[np.int64]) -> NDArray[np.float64]:
+    ordered = (keys >> 32).astype(np.int32)
+    bits = ordered ^ ((ordered >> 31) & np.int32(0x7FFFFFFF))
+    return bits.view(np.float32).astype(np.float64)
