@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from harness.media.damage import DamagedMediaError
 from harness.media.source import opened
 from harness.types import Media
+
+#: What Pillow's readers raise for bytes that make no sense; an OSError for a file that is cut off.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+)
 
 
 def read_image(file: Media) -> NDArray[np.uint8]:
@@ -34,20 +47,15 @@ def read_image(file: Media) -> NDArray[np.uint8]:
         try:
             with Image.open(io.BufferedReader(window)) as image:
                 image.load()
-                return np.asarray(_rgb(_turned(image)))
+                return np.asarray(_rgb(ImageOps.exif_transpose(image)))
         except UnidentifiedImageError as error:
             raise DamagedMediaError(file, "corrupt", "it is not an image") from error
         except Image.DecompressionBombError as error:
             raise DamagedMediaError(file, "corrupt", f"it is too large ({error})") from error
-        # Pillow's readers raise these for bytes that make no sense, an OSError for a cut file.
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        except _BROKEN as error:
             raise DamagedMediaError(
                 file, "corrupt", f"the image cannot be decoded ({error})"
             ) from error
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

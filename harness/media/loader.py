@@ -27,6 +27,8 @@ DamagePolicy = Literal["fail", "skip-modality", "skip-document"]
 """What a damaged file does. ``fail``: the error is raised. ``skip-modality``: the document goes on
 without that modality. ``skip-document``: it goes on without any, so that nothing ranks it."""
 
+_Pending = deque[tuple[Document, Future[Decoded]]]
+
 #: Documents decoded ahead, for each worker.
 _AHEAD = 2
 
@@ -187,7 +189,7 @@ class MediaLoader:
             return
         if self._pool is None:
             self._pool = start_workers(self._workers)
-        pending: deque[tuple[Document, Future[Decoded]]] = deque()
+        pending: _Pending = deque()
         try:
             for document in documents:
                 pending.append((document, self._pool.submit(decode, self._job(document))))
@@ -251,12 +253,12 @@ class MediaLoader:
         for modality, error in decoded.errors.items():
             damaged.append(Damage(modality, error.file, error.kind, error.reason))
             self.report.damaged.setdefault(modality.label, Counter())[error.kind] += 1
+            if self._policy == "fail":
+                raise error
             log.warning(
                 "document %s: %s is damaged (%s): %s: %s",
                 document.id, modality.label, error.kind, describe(error.file), error.reason,
             )  # fmt: skip
-        if damaged and self._policy == "fail":
-            raise next(iter(decoded.errors.values()))
         if damaged and self._policy == "skip-document":
             self.report.skipped += 1
             return LoadedDocument(document.only(frozenset()), damaged=tuple(damaged))

@@ -100,6 +100,8 @@ def opened(file: Media) -> Iterator[Window]:
     except av.FFmpegError as error:  # a subclass of OSError for some of its errors
         reason = f"it cannot be decoded ({error.strerror or error})"
         raise DamagedMediaError(file, "corrupt", reason) from error
+    except MemoryError as error:
+        raise DamagedMediaError(file, "corrupt", "it states sizes beyond memory") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedMediaError(file, "missing", "there is no such file") from error
     except OSError as error:

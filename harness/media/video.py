@@ -108,7 +108,7 @@ def _from_images(
         pictures.append(picture)
         kept.append(number)
     if not pictures:
-        reason = "key frames beyond the last image" if failure is None else failure.reason
+        reason = f"of {len(files)} images, all key frames to be taken lie beyond"
         raise failure or DamagedMediaError(files[0], "no-content", reason)
     seconds = np.full(len(kept), np.nan)
     lost += len(numbers) - len(kept)
@@ -128,6 +128,12 @@ def _from_video(file: Media, sampling: FrameSampling, key_frames: Sequence[int] 
                     describe(file), frames.stated, len(frames.times),
                 )  # fmt: skip
             numbers, lost = choose(sampling, frames.times, frames.end, frames.unit, key_frames)
+            if not len(numbers):
+                raise DamagedMediaError(
+                    file,
+                    "no-content",
+                    f"it has {len(frames.times)} frames, and all key frames to be taken lie beyond",
+                )
             pixels, kept = video.decode(numbers, sampling)
         finally:
             video.close()
