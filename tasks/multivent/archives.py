@@ -6,7 +6,7 @@ import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from harness.errors import DataError
@@ -141,8 +141,9 @@ def _plain_name(archive: Path, member: tarfile.TarInfo) -> str | None:
     """Return the name of a member without its folders; None for folders and hidden files."""
     if member.isdir():
         return None
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts:
+    # Plain strings: paths took a fifth of the time of reading on-screen text out of archives.
+    parts = member.name.split("/")
+    if member.name.startswith("/") or ".." in parts:
         raise DataError(
             f"{archive}: member {member.name!r} points outside of the archive; do not use this "
             "file."
@@ -153,7 +154,7 @@ def _plain_name(archive: Path, member: tarfile.TarInfo) -> str | None:
             "be read in place."
         )
     # A dot begins what macOS adds beside each file.
-    return None if path.name.startswith(".") else path.name
+    return None if parts[-1].startswith(".") else parts[-1]
 
 
 def read_bytes(media: Media) -> bytes:

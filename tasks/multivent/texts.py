@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
@@ -82,7 +82,7 @@ def read_speech(place: Path, gap: Gap) -> dict[str, str | None]:
 
 def _video(name: str) -> str:
     """Return the id of ``000001/<id>.m4a``."""
-    return PurePosixPath(name).name.removesuffix(".m4a").removesuffix(".mp4")
+    return name.rpartition("/")[2].removesuffix(".m4a").removesuffix(".mp4")
 
 
 def frame_folders(place: Path) -> dict[str, Path]:
@@ -121,12 +121,12 @@ def read_frame_archive(archive: Path, gap: Gap) -> dict[str, Frames]:
     """
     videos: dict[str, dict[int, list[str]]] = {}
     for name, content in members_unpacked(archive, gap):
-        path = PurePosixPath(name)
-        if not name.endswith(".csv") or not path.parent.name.endswith(OCR_SUFFIX):
+        folder, _, file = name.rpartition("/")
+        if not name.endswith(".csv") or not folder.endswith(OCR_SUFFIX):
             continue
-        video, where = path.parent.name.removesuffix(OCR_SUFFIX), f"{archive}: {name}"
+        video, where = _video(folder.removesuffix(OCR_SUFFIX)), f"{archive}: {name}"
         lines = [cell for _, (cell,) in parse_csv(content, where, "text")]
-        videos.setdefault(video, {})[_frame(path.name, video, where)] = lines
+        videos.setdefault(video, {})[_frame(file, video, where)] = lines
     return dict(videos)
 
 
