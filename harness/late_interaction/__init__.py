@@ -6,5 +6,15 @@ from harness.late_interaction.embeddings import NonFiniteError, TokenEmbeddings
 from harness.late_interaction.maxsim import Scores, max_sim
 from harness.late_interaction.precision import Precision
 from harness.late_interaction.scoring import Scoring
+from harness.late_interaction.winners import Winners, winners
 
-__all__ = ["NonFiniteError", "Precision", "Scores", "Scoring", "TokenEmbeddings", "max_sim"]
+__all__ = [
+    "NonFiniteError",
+    "Precision",
+    "Scores",
+    "Scoring",
+    "TokenEmbeddings",
+    "Winners",
+    "max_sim",
+    "winners",
+]
