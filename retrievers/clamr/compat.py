@@ -58,12 +58,19 @@ class ReferencePrompt(Prompt):
         """Return the document's sequences; a document without anything has names of texts."""
         if not self.settings.contextualise:
             return self._apart(content)
-        texts = {modality: self._cut(modality, content) for modality in TEXTS}
+        texts = {modality: self._cut(modality, content) for modality in self._texts}
         patches = self._patches(content)
         said = "".join(f" {text}" for text, _ in texts.values())
         ids = self._turn(patches, said)[:LENGTH]
+        self._check_fits(ids, patches)
         labels = self._labels(ids, patches, [length for _, length in texts.values()])
         return [self._tokens(ids, labels, patches)]
+
+    @property
+    def _texts(self) -> tuple[Modality, ...]:
+        """The text modalities that are read, whether or not a document has them."""
+        asked = self.settings.encode_modalities
+        return tuple(each for each in TEXTS if asked is None or each in asked)
 
     def _apart(self, content: Content) -> list[Tokens]:
         sequences = []
@@ -73,7 +80,7 @@ class ReferencePrompt(Prompt):
             sequences.append(
                 self._tokens(ids, np.full(len(ids), Modality.VIDEO, np.uint8), patches)
             )
-        for modality in TEXTS:
+        for modality in self._texts:
             text = PREFIXES[modality] + content.texts.get(modality, "")
             ids = self.vocabulary.encode_marked(text)[: self.settings.length_of(modality)]
             sequences.append(self._tokens(ids, np.full(len(ids), modality, np.uint8), None))
@@ -106,29 +113,36 @@ class ReferencePrompt(Prompt):
         begin, end = (found == self.vocabulary.id(mark) for mark in (marks.begin, marks.end))
         inside = np.cumsum(begin) - np.cumsum(end) > 0
         labels[inside] = Modality.VIDEO
-        # Without a video the reference starts after the word "user", before the line break; where
-        # its Omni turn has no role it fails, and the texts start after the turn's own mark here.
-        start = "user" if self.form is not OMNI or self.role else "<|im_start|>"
-        after = end if patches is not None else found == self.vocabulary.id(start)
-        places = np.flatnonzero(after)
-        place = int(places[0 if start == "user" or patches is not None else -1]) + 1
-        for modality, length in zip(TEXTS, lengths, strict=True):
+        place = self._after(found, end if patches is not None else None)
+        for modality, length in zip(self._texts, lengths, strict=True):
             labels[place : place + length] = modality
             place += length
         return labels
+
+    def _after(self, ids: NDArray[np.int64], end: NDArray[np.bool_] | None) -> int:
+        """Return where the reference takes the texts to begin."""
+        if end is not None:
+            return int(np.flatnonzero(end)[0]) + 1
+        # Without a video: after the word "user", before the line break. Where the Omni turn has no
+        # role the reference fails; here they begin after the turn's own mark.
+        if self.form is OMNI and not self.role:
+            return int(np.flatnonzero(ids == self.vocabulary.id("<|im_start|>"))[-1]) + 1
+        return int(np.flatnonzero(ids == self.vocabulary.id("user"))[0]) + 1
+
+    def _check_fits(self, ids: list[int], patches: Patches | None) -> None:
+        if patches is not None and self.vocabulary.id(self.form.video.end) not in ids:
+            raise UsageError(
+                f"a video of {patches.tokens} tokens does not fit into the reference's {LENGTH}: "
+                "set fewer frames or max_pixels, or compat=false, which cuts no video."
+            )
 
     def _tokens(self, ids: list[int], labels: NDArray[np.uint8], patches: Patches | None) -> Tokens:
         nowhere = np.full((len(ids), len(NOWHERE)), np.nan, np.float32)
         found = np.asarray(ids, np.int64)
         if patches is None:
             return Tokens(found, labels, nowhere)
-        places = np.flatnonzero(found == self.vocabulary.id(self.form.video.place))
-        if len(places) < patches.tokens:
-            raise UsageError(
-                f"a video of {patches.tokens} tokens does not fit into the reference's {LENGTH}: "
-                "set fewer frames or max_pixels, or compat=false, which cuts no video."
-            )
-        return Tokens(found, labels, nowhere, patches, None, int(places[0]))
+        places = found == self.vocabulary.id(self.form.video.place)
+        return Tokens(found, labels, nowhere, patches, None, int(np.argmax(places)))
 
     def _patches(self, content: Content) -> Patches | None:
         if not len(content.frames):

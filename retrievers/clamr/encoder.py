@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -79,6 +80,8 @@ class Clamr(Encoder):
             raise UsageError(
                 f"{name}/{weights} is whole: leave the settings base and projection out."
             )
+        if weights and weights not in BUILT_IN and Path(weights).expanduser().is_dir():
+            self.untrained = not self._is_trained()
 
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and what the media reader does."""
@@ -152,9 +155,18 @@ class Clamr(Encoder):
         if self._weights is None:
             model, folder = tiny_model(str(self.weights))
         else:
-            model, folder = load(self._weights, self.settings), self._weights.base.folder
+            model = load(self._weights, self.settings, project=not self.pooled)
+            folder = self._weights.base.folder
+            self.untrained = not self._is_trained()
         self._check_modalities(model.form.modalities)
         return Engine(model, Vocabulary(folder), self.settings, pooled=self.pooled)
+
+    def _is_trained(self) -> bool:
+        """Return whether all that makes a vector was trained; a bare backbone's projection not."""
+        from retrievers.clamr.loading import has_projection
+
+        files = self._weights
+        return files is not None and (self.pooled or has_projection(files, self.settings))
 
     def _check_modalities(self, readable: Sequence[Modality]) -> None:
         strange = [m.label for m in self.settings.encode_modalities or () if m not in readable]

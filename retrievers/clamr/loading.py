@@ -15,7 +15,7 @@ from retrievers.clamr.backbone import DIM, LateInteraction
 from retrievers.clamr.checkpoint import load_checkpoint
 from retrievers.clamr.names import PROJECTION
 from retrievers.clamr.settings import ClamrSettings
-from retrievers.clamr.source import ADAPTER_CONFIG, Source, find
+from retrievers.clamr.source import ADAPTER_CONFIG, Source, find, headers
 
 #: Seed under which the reference draws the projection's base weights.
 SEED = 42
@@ -68,8 +68,23 @@ def find_weights(address: str, settings: ClamrSettings) -> Weights:
     return Weights(find(base), source)
 
 
-def load(weights: Weights, settings: ClamrSettings) -> LateInteraction:
+def has_projection(weights: Weights, settings: ClamrSettings) -> bool:
+    """Return whether the projection, or an adapter's change to it, comes from a file."""
+    if weights.adapter is not None or settings.projection:
+        return True
+    names = headers(weights.base.weight_files())
+    return any(name.startswith(PROJECTION) for name in names)
+
+
+def load(weights: Weights, settings: ClamrSettings, *, project: bool = True) -> LateInteraction:
     """Load a model.
+
+    Parameters
+    ----------
+    weights, settings
+        The files, and how they are loaded.
+    project
+        Whether the projection is used; one that is not is left out of all notes.
 
     Raises
     ------
@@ -77,14 +92,16 @@ def load(weights: Weights, settings: ClamrSettings) -> LateInteraction:
         If anything does not fit (see `load_checkpoint`, `load_adapter`).
     """
     model = load_checkpoint(weights.base, settings)
-    _project(model, weights, settings)
+    _project(model, weights, settings, told=project)
     if weights.adapter is not None:
         load_adapter(model, weights.adapter)
     model.eval()
     return model
 
 
-def _project(model: LateInteraction, weights: Weights, settings: ClamrSettings) -> None:
+def _project(
+    model: LateInteraction, weights: Weights, settings: ClamrSettings, *, told: bool
+) -> None:
     """Fill the projection's base weights, unless the checkpoint did."""
     beside = weights.adapter.folder / PROJECTION_FILE if weights.adapter else None
     file = Path(settings.projection).expanduser() if settings.projection else beside
@@ -94,6 +111,8 @@ def _project(model: LateInteraction, weights: Weights, settings: ClamrSettings) 
     if not model.custom_text_proj.weight.isnan().any():
         return
     _set(model, drawn_projection(model.custom_text_proj.in_features), "seed")
+    if not told:
+        return
     if weights.adapter is None:
         log.warning(
             "%s has no projection (%s): one is drawn at random from seed %d. It was never trained, "
