@@ -55,6 +55,7 @@ format: $(VENV)/.all ## Format the code
 bench: $(VENV)/.all ## Run the benchmarks side by side with the peers (benchmarks/results/)
 	$(BIN)/python benchmarks/bm25.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/prepare.py --save
 	$(BIN)/python benchmarks/write_report.py
 
 docs: $(VENV)/.all ## Write the generated documents (JSON Schemas)

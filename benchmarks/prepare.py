@@ -8,8 +8,8 @@ video in a .tar.gz a shard, or as 10 CSV files a video. "Plain read" reads every
 files and does nothing with it. "Bare parse" does what nobody can spare who reads these files with
 Python's library (tar headers, gunzip, csv, json), and keeps nothing. All read from the page cache.
 "In parts again" is the same command after all parts were written by one that was killed at the end.
-Memory is the largest RssAnon of the process, sampled every 50 ms: what files mapped into memory
-and the interpreter's code take is not in it.
+Memory is the largest RssAnon of the process and its workers together, sampled every 50 ms: what
+files mapped into memory and the interpreter's code take is not in it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import io
 import json
 import os
 import random
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 from _measure import Row, Table, write_json
 
 SHARD = 100
@@ -158,18 +159,26 @@ def bare_parse(root: Path) -> int:
 
 
 def watched(arguments: list[str]) -> tuple[float, float]:
-    """Run Python with `arguments`; return its seconds and its largest RssAnon in MiB."""
+    """Run Python with `arguments`; return its seconds and the largest RssAnon in MiB."""
     start, peak = time.perf_counter(), 0
-    with subprocess.Popen([sys.executable, *arguments]) as process:
-        status = Path(f"/proc/{process.pid}/status")
+    with psutil.Popen([sys.executable, *arguments]) as process:
         while process.poll() is None:
-            for line in status.read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    peak = max(peak, int(line.split()[1]))
+            with suppress(psutil.Error):
+                tree = [process.pid, *(child.pid for child in process.children(recursive=True))]
+                peak = max(peak, sum(map(anonymous, tree)))
             time.sleep(0.05)
     if process.returncode:
         raise RuntimeError(f"preparation failed with status {process.returncode}")
     return time.perf_counter() - start, peak / 1024
+
+
+def anonymous(pid: int) -> int:
+    """Return the RssAnon of a process in KiB; 0 if it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1])
+    return 0
 
 
 def main() -> None:

@@ -91,11 +91,6 @@ def start_workers(count: int) -> ProcessPoolExecutor:
     )
 
 
-def usable_cores() -> int:
-    """Return the cores that this process may use, which in a container are fewer."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _video(job: Job) -> Frames:
     files, sampling = job.media[Modality.VIDEO], job.frames or FrameSampling()
     if job.cache is None or not all(file.path.exists() for file in files):

@@ -12,46 +12,30 @@ public parts and the scripts that read it show.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from harness.dataset import Portion
-from harness.errors import DataError
 from harness.types import Document, Media, Modality
 from harness.workspace import digest
 from tasks.multivent import texts
-from tasks.multivent.archives import Gap, members_in_place, read_bytes
+from tasks.multivent.archives import Gap
 from tasks.multivent.clamr_forms import ClamrForms
 from tasks.multivent.frames import KeyFrames
-from tasks.multivent.shards import Shard, Shards
+from tasks.multivent.reading import INFO, ReadAhead, ShardFiles
+from tasks.multivent.shards import Shards
 
 #: Videos without a shard that are written together.
 _PORTION = 2048
 
 _MEDIA = {Modality.VIDEO: ".mp4", Modality.AUDIO: ".m4a"}
-_INFO = ".json"
+_SUFFIXES = (*_MEDIA.values(), INFO)
 _WANTED = {
     Modality.VIDEO: "videos without a video file",
     Modality.AUDIO: "videos without a sound file",
     Modality.ASR: "videos without speech",
     Modality.OCR: "videos without screen text",
 }
-
-
-@dataclass(slots=True)
-class _Files:
-    """What one shard holds, by file name or by video."""
-
-    media: dict[str, Media] = field(default_factory=dict)
-    speech: dict[str, str | None] = field(default_factory=dict)
-    folders: dict[str, Path] = field(default_factory=dict)
-    frames: dict[str, texts.Frames] = field(default_factory=dict)
-
-    def videos(self) -> list[str]:
-        suffixes = (*_MEDIA.values(), _INFO)
-        names = [name.rpartition(".")[0] for name in self.media if name.endswith(suffixes)]
-        return sorted({*names, *self.speech, *self.folders, *self.frames})
 
 
 class Videos:
@@ -132,20 +116,25 @@ class Videos:
                 yield document
                 advance()
 
-        for name, shard in self._shards.by_name.items():
-            read = partial(self._of_shard, shard)
-            yield Portion(name, digest([about, shard.key()]), lambda read=read: counted(read()))  # type: ignore[misc]
+        shards = list(self._shards.by_name.items())
+        with ReadAhead([shard for _, shard in shards]) as files:
+            for number, (name, shard) in enumerate(shards):
+                read = partial(self._of_shard, name, partial(files, number))
+                yield Portion(name, digest([about, shard.key()]), lambda read=read: counted(read()))  # type: ignore[misc]
         for start in range(0, len(self._expected), _PORTION):
             videos = self._expected[start : start + _PORTION]
             read = partial(self._without_shard, videos, written)
             name = f"videos without a shard from {start:,}"
             yield Portion(name, digest([about, start]), lambda read=read: counted(read()))  # type: ignore[misc]
 
-    def _of_shard(self, shard: Shard) -> Iterator[Document]:
-        files = self._files(shard)
-        for video in files.videos():
+    def _of_shard(self, shard: str, read: Callable[[], ShardFiles]) -> Iterator[Document]:
+        files = read()
+        for kind, example in files.gaps:
+            self._gap(kind, example)
+        names = [name.rpartition(".")[0] for name in files.media if name.endswith(_SUFFIXES)]
+        for video in sorted({*names, *files.speech, *files.screen}):
             if self._listed is not None and video not in self._listed:
-                self._gap("videos that the ids file does not list", f"{video} in {shard.name}")
+                self._gap("videos that the ids file does not list", f"{video} in {shard}")
             else:
                 yield self._document(video, files)
 
@@ -159,28 +148,10 @@ class Videos:
                     self._gap("videos without any file", video)
                     yield Document(video, attributes=self._numbers(video))
                 else:
-                    yield self._document(video, _Files())
+                    yield self._document(video, ShardFiles())
 
-    def _files(self, shard: Shard) -> _Files:
-        """Read the texts of a shard, and list its media; an earlier place comes first."""
-        files = _Files()
-        for place in reversed(shard.media):
-            files.media |= _listed(place) if place.is_dir() else members_in_place(place, self._gap)
-        for place in reversed(shard.speech):
-            files.speech |= texts.read_speech(place, self._gap)
-        for place in reversed(shard.frames):
-            if place.is_dir():
-                files.folders |= texts.frame_folders(place)
-            else:
-                files.frames |= texts.read_frame_archive(place, self._gap)
-        return files
-
-    def _document(self, video: str, files: _Files) -> Document:
-        info = files.media.get(video + _INFO)
-        if info is not None:
-            metadata = texts.read_metadata(read_bytes(info), info, self._gap)
-        else:
-            metadata = texts.Metadata()
+    def _document(self, video: str, files: ShardFiles) -> Document:
+        metadata = files.metadata.get(video, texts.Metadata())
         row = self._clamr.row(video)
         found = {
             Modality.ASR: files.speech.get(video),
@@ -201,13 +172,12 @@ class Videos:
                 self._gap("images that are embedded in a dataset folder", video)
         has = {
             Modality.ASR: video in files.speech or bool(found[Modality.ASR]),
-            Modality.OCR: video in files.folders or video in files.frames
-            or bool(found[Modality.OCR]),
-        }  # fmt: skip
+            Modality.OCR: video in files.screen or bool(found[Modality.OCR]),
+        }
         for modality, kind in _WANTED.items():
             if self._kinds[modality] and not has.get(modality, modality in media):
                 self._gap(kind, video)
-        if self._shards.media and info is None:
+        if self._shards.media and video not in files.metadata:
             self._gap("videos without metadata", video)
         attributes = {"language": metadata.language} if metadata.language else {}
         return Document(
@@ -218,21 +188,20 @@ class Videos:
             attributes=attributes | ({} if frames else self._numbers(video)),
         )
 
-    def _screen_text(self, video: str, files: _Files) -> str | None:
-        if video in files.folders:
-            frames = texts.read_frames(files.folders[video], video)
-        else:
-            frames = files.frames.get(video, {})
+    def _screen_text(self, video: str, files: ShardFiles) -> str | None:
+        screen = files.screen.get(video)
+        if screen is None:
+            return None
         listed = self._key_frames.listed(video)
         if listed is not None:
             known = frozenset(listed)
-            for number in sorted(frames):
+            for number in screen.frames:
                 if number not in known:
                     self._gap(
                         "screen text of frames that the key-frame mapping does not list",
                         f"{video}, frame {number}",
                     )
-        return texts.screen_text(frames)
+        return screen.text
 
     def _frames(self, video: str, images: Sequence[str]) -> tuple[Media, ...]:
         """Return the extracted frames of a video: by the mapping, else as a dataset lists them."""
@@ -251,15 +220,3 @@ class Videos:
     def _numbers(self, video: str) -> dict[str, str]:
         numbers = self._key_frames.numbers.get(video)
         return {"key_frames": numbers[1]} if numbers and numbers[1] else {}
-
-
-def _listed(folder: Path) -> dict[str, Media]:
-    """Return the files of an unpacked shard by name."""
-    try:
-        return {
-            path.name: Media(path, path.name, path.stat().st_size)
-            for path in sorted(folder.iterdir())
-            if not path.name.startswith(".") and path.is_file()
-        }
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}.") from error

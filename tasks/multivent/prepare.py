@@ -24,15 +24,12 @@ from harness.progress import Progress
 from harness.types import Query
 from tasks.multivent.archives import Gap
 from tasks.multivent.clamr_forms import SYNTHETIC, ClamrForms, Judged
+from tasks.multivent.clamr_protocol import REPEATED
 from tasks.multivent.frames import KeyFrames
 from tasks.multivent.judgments import Judgments, find_judgments, read_judgments
 from tasks.multivent.layout import Videos
 from tasks.multivent.shards import Shards
 from tasks.multivent.tables import find_ids, find_queries, read_ids, read_queries
-
-#: Query attribute: videos whose judgment the file repeats, once for every repetition, separated by
-#: spaces. CLaMR's protocol makes a row of each.
-REPEATED = "repeated"
 
 #: What made the texts.
 CHANNELS = {"asr": "Whisper large v3, as released", "ocr": "ICDAR, as released"}
