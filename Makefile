@@ -53,8 +53,8 @@ format: $(VENV)/.all ## Format the code
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.all ## Run the benchmarks side by side with the peers (benchmarks/results/)
-	$(BIN)/python benchmarks/bm25.py
-	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/bm25.py --save
+	$(BIN)/python benchmarks/evaluation.py --save
 	$(BIN)/python benchmarks/prepare.py --save
 	$(BIN)/python benchmarks/write_report.py
 

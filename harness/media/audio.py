@@ -112,7 +112,7 @@ def _resample(samples: NDArray[np.float32], rate: int, to: int) -> NDArray[np.fl
     if rate == to:
         return samples
     try:
-        import soxr  # type: ignore[import-untyped]
+        import soxr
     except ModuleNotFoundError:
         raise UsageError(
             f"sound at {rate} samples/s is to be resampled to {to}, and soxr is not installed: "

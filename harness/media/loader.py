@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -21,6 +21,7 @@ from harness.media.damage import DamageKind, describe
 from harness.media.values import AudioSampling, Frames, FrameSampling, Waveform
 from harness.media.worker import Decoded, Job, decode, start_workers
 from harness.types import Document, Media, Modality
+from harness.workers import Workers
 
 log = logging.getLogger("clamr_bench.media")
 
@@ -156,7 +157,7 @@ class MediaLoader:
         self._frames, self._audio, self._images = frames, audio, images
         self._policy, self._cache, self._key_frames = on_damaged, cache, key_frames
         self._workers = min(usable_cores(), 8) if workers is None else workers
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Workers | None = None
         self.report = DamageReport()
 
     def identity(self) -> dict[str, Any]:
@@ -205,7 +206,7 @@ class MediaLoader:
     def close(self) -> None:
         """End the workers; what they are decoding comes to its end first."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.close()
             self._pool = None
 
     def __enter__(self) -> Self:

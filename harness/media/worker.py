@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from logging.handlers import QueueHandler
-from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +20,7 @@ from harness.media.image import read_image
 from harness.media.values import AudioSampling, Frames, FrameSampling, Waveform
 from harness.media.video import read_frames
 from harness.types import Media, Modality
+from harness.workers import Workers
 
 log = logging.getLogger("clamr_bench.media")
 
@@ -84,11 +80,9 @@ def decode(job: Job) -> Decoded:
     return decoded
 
 
-def start_workers(count: int) -> ProcessPoolExecutor:
-    """Return a pool of processes that decode."""
-    return ProcessPoolExecutor(
-        count, get_context("spawn"), _start_worker, (log.getEffectiveLevel(),)
-    )
+def start_workers(count: int) -> Workers:
+    """Return processes that decode."""
+    return Workers(count, _start_worker, log.getEffectiveLevel())
 
 
 def _video(job: Job) -> Frames:
@@ -120,17 +114,6 @@ class _Keep(QueueHandler):
 
 
 def _start_worker(level: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the consumer's own ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A consumer that is killed cannot end them.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     log.setLevel(level)
     log.propagate = False
     log.addHandler(_Keep(None))  # type: ignore[arg-type]
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

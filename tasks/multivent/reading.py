@@ -7,15 +7,15 @@ one core, five times as long as all that is done with them afterwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 from harness.environment import usable_cores
 from harness.errors import DataError
 from harness.types import Media
+from harness.workers import Workers
 from tasks.multivent import texts
 from tasks.multivent.archives import Gap, members_in_place, read_bytes
 from tasks.multivent.shards import Shard
@@ -104,7 +104,7 @@ class ReadAhead:
             cores = min(usable_cores(), _MOST_WORKERS)
             workers = cores if cores > 1 and len(shards) >= _FEWEST else 0
         self._shards, self._workers = shards, workers
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Workers | None = None
         self._coming: dict[int, Future[ShardFiles]] = {}
 
     def __enter__(self) -> ReadAhead:
@@ -112,7 +112,7 @@ class ReadAhead:
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.close()
             self._pool, self._coming = None, {}
 
     def __call__(self, number: int) -> ShardFiles:
@@ -126,8 +126,7 @@ class ReadAhead:
         if not self._workers:
             return read_shard(self._shards[number])
         if self._pool is None:
-            # Not by fork: the parent has threads (pyarrow's), which a forked child lacks.
-            self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"))
+            self._pool = Workers(self._workers)
         for near in range(number, min(number + 2 * self._workers, len(self._shards))):
             if near not in self._coming:
                 self._coming[near] = self._pool.submit(read_shard, self._shards[near])
