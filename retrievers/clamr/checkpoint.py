@@ -85,7 +85,8 @@ def form_at(source: Source) -> tuple[Form, Any]:
             "qwen2_5_omni (Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-Omni-3B)."
         )
     try:
-        config = AutoConfig.from_pretrained(source.folder)
+        with quiet():
+            config = AutoConfig.from_pretrained(source.folder)
     # A configuration of wrong types raises errors of several libraries.
     except Exception as error:
         reason = str(error).strip().splitlines()[0]

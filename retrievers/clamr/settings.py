@@ -11,7 +11,11 @@ from harness.types import Modality
 
 
 class ClamrSettings(EncoderSettings):
-    """How the checkpoint is loaded and what it is given. Defaults are the published model's."""
+    """How the checkpoint is loaded and what it is given. Defaults are the published model's.
+
+    Settings of the machine alone (device, workers, ...) are left out of dumps, hence of
+    fingerprints: the same vectors come out, but for rounding.
+    """
 
     batch_size: int = Field(
         64,
@@ -41,6 +45,7 @@ class ClamrSettings(EncoderSettings):
     )
     device: str = Field(
         "auto",
+        exclude=True,
         description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one; spread: over all GPUs.",
     )
     frames: int = Field(10, ge=1, description="Most frames of a video.")
@@ -49,10 +54,15 @@ class ClamrSettings(EncoderSettings):
     )
     fps: float | None = Field(None, gt=0, description="Frames a second, for frame_sampling = fps.")
     cache_frames: bool = Field(
-        False, description="Keep decoded frames in the cache folder, for other models and epochs."
+        False,
+        exclude=True,
+        description="Keep decoded frames in the cache folder, for other models and epochs.",
     )
     workers: int | None = Field(
-        None, ge=0, description="Processes that decode media; default: the cores, at most 8."
+        None,
+        ge=0,
+        exclude=True,
+        description="Processes that decode media; default: the cores, at most 8.",
     )
     on_damaged: Literal["fail", "skip-modality", "skip-document"] = Field(
         "fail", description="What a damaged media file does."
@@ -87,7 +97,10 @@ class ClamrSettings(EncoderSettings):
         None, description="Read only these modalities; default: all that the form reads."
     )
     batch_tokens: int = Field(
-        16384, ge=1, description="Most tokens, padding included, that are encoded at once."
+        16384,
+        ge=1,
+        exclude=True,
+        description="Most tokens, padding included, that are encoded at once.",
     )
     compat: bool = Field(
         False,
