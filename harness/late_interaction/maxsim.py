@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import PluginError
+from harness.errors import PluginError, UsageError
 from harness.late_interaction.embeddings import TokenEmbeddings
 from harness.late_interaction.packing import Packed, chunks
 from harness.late_interaction.products import single_threaded_blas

@@ -77,7 +77,8 @@ class TiledEngine:
         self._heights = row_counts(queries.dim, width)
         self._queries = len(queries)
         self._integers = is_integer(queries, documents)
-        self._multiply = _integer_product if self._integers and _integer_torch() else product
+        by_torch = self._integers and _integer_torch(queries.dim)
+        self._multiply = _integer_product if by_torch else product
         self._pieces: list[_Piece] = []
         for start in range(0, tokens, len(columns)):
             used = columns[: tokens - start]
@@ -185,7 +186,7 @@ class TiledEngine:
             self._multiply(vectors[:height], piece.vectors, products[:height])
             found = products[: stop - start]
             if self._integers:
-                _scale_rows(found, scales[: stop - start])
+                _scale_rows(found, scales[: stop - start], dim)
             yield start, found
 
 
@@ -295,8 +296,8 @@ def _reduce(
     return segment
 
 
-def _scale_rows(values: NDArray[np.float32], scales: NDArray[np.float32]) -> None:
-    if _integer_torch():
+def _scale_rows(values: NDArray[np.float32], scales: NDArray[np.float32], dim: int) -> None:
+    if _integer_torch(dim):
         import torch
 
         torch.from_numpy(values).mul_(torch.from_numpy(scales))  # three times as fast as numpy
@@ -320,11 +321,12 @@ def _integer_product(
 
 
 @cache
-def _integer_torch() -> bool:
-    """Return whether torch is there and multiplies int8 exactly.
+def _integer_torch(dim: int) -> bool:
+    """Return whether torch is there and multiplies int8 of this dimension exactly.
 
-    Its values are those of the float path, so it matters for speed alone. Kernels for processors
-    without dot-product instructions are known to saturate: hence the look at extreme values.
+    The values are those of the float path, so it matters for speed alone. Kernels for processors
+    without dot-product instructions are known to saturate, and torch 2.13 is wrong at dimension 1:
+    hence the look at a product, with extreme values.
     """
     if importlib.util.find_spec("torch") is None:
         return False
@@ -332,9 +334,9 @@ def _integer_torch() -> bool:
 
     if not hasattr(torch, "_int_mm"):
         return False
-    signs = np.where(np.random.default_rng(0).random((64, 128)) < 0.1, -1, 1)
-    extreme = (127 * signs).astype(np.int8)
+    values = np.random.default_rng(0).integers(-127, 128, (2, 64, dim))
+    values[:, ::2] = np.where(values[:, ::2] < -100, -127, 127)
+    one, other = values.astype(np.int8)
     out = np.empty((64, 64), np.float32)
-    _integer_product(extreme, extreme, out)
-    exact = extreme.astype(np.int64)
-    return bool((out == exact @ exact.T).all())
+    _integer_product(one, other, out)
+    return bool((out == values[0] @ values[1].T).all())
