@@ -11,7 +11,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,20 @@ class _Notes(logging.Handler):
         print(record.getMessage(), file=sys.stderr)  # noqa: T201
 
 
+@contextmanager
+def _notes_shown() -> Iterator[None]:
+    """Show notes while a command runs; a caller in the same process keeps its own logging."""
+    log, handler = logging.getLogger("clamr_bench"), _Notes()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"clamr-bench {harness.__version__}")
@@ -75,13 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments
         Command line without the program name; None for ``sys.argv``.
     """
-    log = logging.getLogger("clamr_bench")
-    if not log.handlers:
-        log.addHandler(_Notes())
-        log.setLevel(logging.INFO)
     try:
-        check_packages()
-        app(args=arguments, prog_name="clamr-bench")
+        with _notes_shown():
+            check_packages()
+            app(args=arguments, prog_name="clamr-bench")
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if status == INTERRUPTED:
