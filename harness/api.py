@@ -18,8 +18,10 @@ from harness.errors import (
     StorageError,
     UsageError,
 )
+from harness.evaluation import Evaluation
 from harness.late_interaction import TokenEmbeddings
 from harness.plugin import About, Direction
+from harness.policy import OwnPolicy
 from harness.progress import Progress
 from harness.retriever import Capabilities, QueryKind, Retriever
 from harness.settings import Settings
@@ -42,9 +44,11 @@ __all__ = [
     "Documents",
     "Encoder",
     "EncoderSettings",
+    "Evaluation",
     "ListedDocuments",
     "Media",
     "Modality",
+    "OwnPolicy",
     "PluginError",
     "Progress",
     "Protocol",
