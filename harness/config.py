@@ -14,6 +14,8 @@ from harness.retriever import DEFAULT_MEMORY
 from harness.settings import parse_model
 from harness.types import Modality
 
+#: Least ``--memory``: one document of 2,048 tokens takes 1 MB at 128 dimensions, in each thread.
+LEAST_MEMORY = 2**24
 _SIZE = re.compile(
     r"(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<prefix>[KMGTkmgt])?(?P<i>i)?(?P<unit>[bB])?"
 )
@@ -35,7 +37,6 @@ class RunConfig(BaseModel):
     )
     memory: int = Field(
         DEFAULT_MEMORY,
-        ge=2**24,
         description="Bytes for blocks of data while indexing and searching, as in 2GiB.",
     )
     data: Path | None = Field(None, description="Dataset store, instead of the default place.")
@@ -57,7 +58,10 @@ class RunConfig(BaseModel):
     @field_validator("memory", mode="before")
     @classmethod
     def _bytes(cls, size: Any) -> Any:
-        return parse_size(size) if isinstance(size, str) else size
+        size = parse_size(size) if isinstance(size, str) else size
+        if isinstance(size, int) and size < LEAST_MEMORY:
+            raise ValueError("give at least 16MiB")
+        return size
 
     @property
     def modality_set(self) -> frozenset[Modality] | None:

@@ -13,7 +13,9 @@ from harness.documents import ListedDocuments
 from harness.encoder import EncoderRetriever, Trainable
 from harness.errors import PluginError, RankingError, UsageError
 from harness.registry import make_retriever
+from harness.results import ResultsStore
 from harness.types import Document, Modality, Query
+from tests.conftest import Command
 from tests.encoders import (
     PLUGIN,
     QUERIES,
@@ -230,3 +232,54 @@ def test_a_token_of_no_modality_and_padding_count_only_if_asked(tmp_path: Path) 
         retriever.index(documents(2), workspace(tmp_path / "w"))
         found.append(retriever.search(QUERIES[:1], 1)["q1"].scores.item())
     assert found == [-32.0, 96.0, 0.0]
+
+
+# --- Through the command line -----------------------------------------------------------------
+
+
+@pytest.fixture
+def reads_descriptions(v1: Path, tmp_path: Path) -> str:
+    source = PLUGIN.replace("Modality.ASR, Modality.OCR", "Modality.DESCRIPTION")
+    return plugin(tmp_path, source)
+
+
+def test_another_aggregation_uses_the_same_embeddings(
+    bench: Command, reads_descriptions: str, tmp_path: Path
+) -> None:
+    command = ("run", "--task", "multivent/v1", "--retriever", reads_descriptions)
+    assert "18 of 18 documents encoded" in bench(*command).err
+    second = bench(*command, "--set", "Words.aggregation=modality_max")
+    assert "18 documents are encoded already" in second.err
+    assert "of 18 documents encoded" not in second.err
+    assert len(list((tmp_path / "cache/workspaces").iterdir())) == 1
+    runs = list(ResultsStore(tmp_path / "results").runs())
+    assert len({run.result.retriever.fingerprint for run in runs}) == 2
+    assert len({run.result.efficiency.index_seconds for run in runs}) == 1, "measured once"
+
+
+def test_the_memory_budget_reaches_the_retriever_and_changes_nothing(
+    bench: Command, reads_descriptions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    plain = EncoderRetriever.index
+
+    def watched(self: EncoderRetriever, *rest: Any) -> None:
+        given.append(self.memory)
+        plain(self, *rest)
+
+    monkeypatch.setattr(EncoderRetriever, "index", watched)
+    command = ("run", "--task", "multivent/v1", "--retriever", reads_descriptions, "--again")
+    for size in (("--memory", "64MiB"), (), ("--memory", "1.5 GB")):
+        assert bench(*command, *size, "--output", tmp_path / "-".join(("r", *size))).status == 0
+    assert given == [64 * 2**20, 2 * 2**30, 1_500_000_000]
+    found = [run.result for path in tmp_path.glob("r*") for run in ResultsStore(path).runs()]
+    assert len(found) == 3
+    assert len({result.fingerprint for result in found}) == 1
+    assert len({result.files["run.trec.gz"] for result in found}) == 1
+
+
+@pytest.mark.parametrize("size", ["lots", "2XB", "-1GB", "1MB", "0"])
+def test_a_memory_budget_that_cannot_be(bench: Command, v1: Path, size: str) -> None:
+    bench("run", "--task", "multivent/v1", "--retriever", "random", f"--memory={size}").fails(
+        "'memory'", repr(size)
+    )

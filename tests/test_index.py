@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import harness.index.exact
 import harness.index.store
+import harness.index.topk
 from harness.errors import PluginError, RankingError
 from harness.index import EmbeddingStore, Encoded, ExactIndex
 from harness.index.topk import TopK, places
@@ -56,9 +57,11 @@ def test_running_top_k_is_the_head_of_a_full_sort(data: st.DataObject) -> None:
     scores = np.asarray(rows, np.float32).reshape(queries, number)
     cuts = sorted({0, number, *data.draw(st.lists(st.integers(0, number), max_size=6))})
     blocks = data.draw(st.permutations(list(pairwise(cuts))))
-    best = TopK(queries, k, ids, places(ids))
-    for start, stop in blocks:
-        best.add(scores[:, start:stop], start)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness.index.topk, "ROOM", data.draw(st.integers(1, 20)))
+        best = TopK(queries, k, ids, places(ids))
+        for start, stop in blocks:
+            best.add(scores[:, start:stop], start)
     for row, ranked in zip(scores, best.ranked(), strict=True):
         given_ = {i: float(s) for i, s in zip(ids, row, strict=True) if s > -np.inf}
         assert pairs(ranked) == canonical(given_, k)
@@ -171,6 +174,7 @@ def test_blocks_keep_to_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return plain(queries, documents, *rest, **more)
 
     monkeypatch.setattr(harness.index.exact, "max_sim", watched)
+    monkeypatch.setattr(harness.index.topk, "ROOM", 1)
     monkeypatch.setattr(harness.index.exact, "FEWEST_TOKENS", 1)
     sizes = []
     for memory in (64 * MIB, 100_000, 20_000):

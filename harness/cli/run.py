@@ -53,6 +53,10 @@ def run_command(
         str | None,
         typer.Option(metavar="A,B", help="Leave only these document modalities."),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory for blocks of data, as in 500MB [2GiB]."),
+    ] = None,
     data: DataOption = None,
     output: ResultsOption = None,
     again: Annotated[
@@ -82,6 +86,7 @@ def run_command(
         "seed": seed,
         "limit": limit,
         "modalities": None if modalities is None else modalities.split(","),
+        "memory": memory,
         "data": data,
         "output": output,
     }

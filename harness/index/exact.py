@@ -20,7 +20,6 @@ from harness.errors import PluginError
 from harness.index.store import EmbeddingStore
 from harness.index.topk import TopK, places
 from harness.late_interaction import Scoring, TokenEmbeddings, max_sim
-from harness.late_interaction.products import single_threaded_blas
 from harness.types import RankedList
 
 #: Fewest and most tokens of a block of documents: at 128 dimensions in float32, 0.25 and 16 MB.
@@ -102,7 +101,7 @@ class ExactIndex:
     def _search(self, queries: TokenEmbeddings, k: int) -> list[RankedList]:
         best = TopK(len(queries), k, self._ids, self._places)
         waiting: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
-        with single_threaded_blas(), ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self._threads) as pool:
             for first, block in self._store.blocks(self._block_tokens(len(queries))):
                 waiting.append((first, pool.submit(self._score, queries, block)))
                 if len(waiting) > self._threads:

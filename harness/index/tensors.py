@@ -34,7 +34,8 @@ _LENGTH = 8  # bytes of the little-endian length of the JSON header
 def tensor_bytes(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of a safetensors file."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return safetensors.numpy.save(plain, metadata=dict(metadata))
+    data: bytes = safetensors.numpy.save(plain, metadata=dict(metadata))
+    return data
 
 
 def map_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -17,6 +17,8 @@ from harness.types import RankedList
 
 #: Below the key of every score.
 _NOTHING = np.iinfo(np.int64).min
+#: Least room for candidates beside the k kept ones.
+ROOM = 1024
 
 
 class TopK:
@@ -37,14 +39,15 @@ class TopK:
 
     def __init__(self, queries: int, k: int, ids: Sequence[str], order: NDArray[np.int64]) -> None:
         self._k, self._ids, self._order = min(k, len(ids)), ids, order
-        # Twice k: the partial sort is then paid once for every k new columns.
-        self._keys = np.full((queries, 2 * self._k), _NOTHING, np.int64)
-        self._filled = 0
+        # A partial sort is paid once for as many candidates as fit beside the k kept ones.
+        self._keys = np.full((queries, self._k + _room(self._k)), _NOTHING, np.int64)
+        self._filled = np.zeros(queries, np.int64)
+        self._floor = np.full((queries, 1), -np.inf, np.float32)
 
     @staticmethod
     def bytes_per_query(k: int) -> int:
         """Memory that a query takes: its keys, and what a partial sort of them takes."""
-        return 4 * k * 8
+        return 2 * (k + _room(k)) * 8
 
     def add(self, scores: NDArray[np.float32], first: int) -> None:
         """Take in the scores of the documents from number `first` on; -inf is left out.
@@ -67,28 +70,49 @@ class TopK:
             )
         if not self._k:
             return
-        keys = _keys(scores, self._order[first : first + scores.shape[1]])
-        start, width = 0, self._keys.shape[1]
-        while start < keys.shape[1]:
-            room = min(width - self._filled, keys.shape[1] - start)
-            self._keys[:, self._filled : self._filled + room] = keys[:, start : start + room]
-            self._filled += room
-            start += room
-            if self._filled == width:
-                self._keys.partition(self._k, axis=1)
-                self._keys[:, : self._k] = self._keys[:, self._k :]
-                self._filled = self._k
+        room = _room(self._k)
+        for start in range(0, scores.shape[1], room):
+            self._take(scores[:, start : start + room], first + start)
+
+    def _take(self, scores: NDArray[np.float32], first: int) -> None:
+        """Take in no more documents than there is room for after a partial sort."""
+        # Most documents fall below the floor: one comparison is all that they cost.
+        rows, columns = np.nonzero((scores >= self._floor) & (scores > -np.inf))
+        if not len(rows):
+            return
+        counts = np.bincount(rows, minlength=len(scores))
+        if (self._filled + counts).max() > self._keys.shape[1]:
+            self._sort()
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        keys = _keys(scores[rows, columns], self._order[first + columns])
+        self._keys[rows, self._filled[rows] + within] = keys
+        self._filled += counts
+
+    def _sort(self) -> None:
+        """Keep the best k of each query, and learn the score that others must reach."""
+        k = self._k
+        self._keys.partition(self._keys.shape[1] - k, axis=1)
+        self._keys[:, :k] = self._keys[:, -k:]
+        self._keys[:, k:] = _NOTHING
+        self._filled[:] = k
+        worst = self._keys[:, :k].min(axis=1)
+        reached = np.where(worst == _NOTHING, -np.inf, _scores(worst))
+        self._floor = reached.astype(np.float32)[:, None]
 
     def ranked(self) -> list[RankedList]:
         """Return the ranked list of each query."""
         ids = self._ids
         by_place = np.argsort(self._order)
         lists = []
-        for row in self._keys[:, : self._filled]:
+        for row in self._keys:
             keys = np.sort(row[row != _NOTHING])[::-1][: self._k]
             documents = by_place[keys & 0xFFFFFFFF]
             lists.append(RankedList([ids[d] for d in documents.tolist()], _scores(keys)))
         return lists
+
+
+def _room(k: int) -> int:
+    return max(k, ROOM)
 
 
 def places(ids: Sequence[str]) -> NDArray[np.int64]:
@@ -102,9 +126,7 @@ def _keys(scores: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.i
     """Return keys: the score's bits, in their order as numbers, above the document's place."""
     bits = (scores + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0: they are equal
     ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
-    keys = (ordered.astype(np.int64) << 32) | order
-    keys[scores == -np.inf] = _NOTHING
-    return keys
+    return (ordered.astype(np.int64) << 32) | order
 
 
 def _scores(keys: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ def run(
     task, retriever
         What to run.
     config
-        Split, k, seed, limit, modalities and data; the rest is not read.
+        Split, k, seed, limit, modalities, memory and data; the rest is not read.
     results
         Results folder; created and write-tested before any work.
     progress
@@ -66,7 +66,7 @@ def run(
     split = task.load(config.split, config.data, progress)
     queries = split.queries if config.limit is None else split.queries[: config.limit]
     check_capabilities(task, retriever, split, queries, config.modality_set)
-    retriever.seed = config.seed
+    retriever.seed, retriever.memory = config.seed, config.memory
     identity = run_identity(task, retriever, split, config)
     with RunFolder.open(results, task, retriever, digest(identity), again=again) as folder:
         if folder.complete is not None:
@@ -82,7 +82,7 @@ def run(
             {
                 "data": split.fingerprint,
                 "modalities": config.modalities,
-                "retriever": retriever.identity(),
+                "retriever": retriever.index_identity(),
             }
         )
 

@@ -72,7 +72,14 @@ def search(
     PluginError
         If the retriever returns no ranking.
     """
-    key = digest({"k": k, "seed": retriever.seed, "queries": [query.id for query in queries]})
+    key = digest(
+        {
+            "k": k,
+            "seed": retriever.seed,
+            "retriever": retriever.fingerprint,
+            "queries": [query.id for query in queries],
+        }
+    )
     checkpoints = workspace.path / f"search-{key[:16]}"
     checkpoints.mkdir(exist_ok=True)
     lists: dict[str, RankedList] = {}
