@@ -14,11 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import PluginError, UsageError
+from harness.errors import DataError, PluginError, UsageError
 from harness.late_interaction import TokenEmbeddings, max_sim
 from harness.registry import make_retriever
 from harness.results import ResultsStore
-from harness.types import Document, Modality
+from harness.types import Document, Media, Modality
 from retrievers.clamr.ahead import Ahead
 from retrievers.clamr.encoder import BUILT_IN, VERSION, Clamr
 from retrievers.clamr.engine import grouped
@@ -91,6 +91,20 @@ def test_documents_of_any_modalities_or_none_go_together(
         assert set(found.modalities[segments].tolist()) - {0} == present
     assert found.spans is not None
     assert found.offsets[1] == 0  # the first has nothing: no tokens at all
+
+
+def test_a_damaged_file_follows_the_policy(tmp_path: Path) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"not a video")
+    media = (Media(path, path.name, path.stat().st_size),)
+    broken = Document("d", {Modality.OCR: "LIVE"}, {Modality.VIDEO: media})
+    with pytest.raises(DataError, match=r"broken\.mp4"):
+        clamr("tiny").encode_documents([broken])
+    found = clamr("tiny", on_damaged="skip-modality").encode_documents([broken])
+    assert set(found.modalities.tolist()) == {0, Modality.OCR}
+    found = clamr("tiny", on_damaged="skip-document").encode_documents([broken])
+    assert len(found.vectors) == 0
+    assert len(found) == 1
 
 
 # -------------------------------------------------------------------------- sound

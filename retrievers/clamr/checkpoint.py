@@ -9,6 +9,7 @@ first values are looked up in the model.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ class Place:
         device = settings.device
         gpus = torch.cuda.device_count()
         if device == "auto":
-            device = "cuda" if gpus else "cpu"
+            # Of several processes on a machine (accelerate launch) each has a GPU of its own.
+            rank = int(os.environ.get("LOCAL_RANK", "0"))
+            device = f"cuda:{rank % gpus}" if gpus else "cpu"
         if device == "spread" and not gpus:
             raise UsageError("device = 'spread' needs GPUs and there are none: set device = cpu.")
         if device != "spread":

@@ -161,6 +161,10 @@ class Clamr(Encoder):
         self._check_modalities(model.form.modalities)
         return Engine(model, Vocabulary(folder), self.settings, pooled=self.pooled)
 
+    def close(self) -> None:
+        """End the processes that decode media; they are started again when needed."""
+        self._loader.close()
+
     def _is_trained(self) -> bool:
         """Return whether all that makes a vector was trained; a bare backbone's projection not."""
         from retrievers.clamr.loading import has_projection

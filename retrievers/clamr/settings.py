@@ -96,11 +96,12 @@ class ClamrSettings(EncoderSettings):
     encode_modalities: tuple[Modality, ...] | None = Field(
         None, description="Read only these modalities; default: all that the form reads."
     )
-    batch_tokens: int = Field(
-        16384,
+    batch_tokens: int | None = Field(
+        None,
         ge=1,
         exclude=True,
-        description="Most tokens, padding included, that are encoded at once.",
+        description="Most tokens, padding included, that are encoded at once; default: 16,384 on "
+        "a GPU, 2,048 on a CPU.",
     )
     compat: bool = Field(
         False,
