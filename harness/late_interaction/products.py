@@ -36,7 +36,10 @@ _PAIRS = 16
 def product(
     documents: NDArray[np.float32], queries: NDArray[np.float32], out: NDArray[np.float32]
 ) -> None:
-    """Write ``documents @ queries.T`` to `out`; all are contiguous and have a tile's shape."""
+    """Write ``documents @ queries.T`` to `out`; all are contiguous and have a tile's shape.
+
+    To be called within `single_threaded_blas`.
+    """
     np.matmul(documents, queries.T, out=out)
 
 
@@ -71,8 +74,7 @@ def is_stable(dim: int) -> bool:
 
     They are with every BLAS tried so far: OpenBLAS's kernels for AVX2, AVX-512 and SSE.
     """
-    with single_threaded_blas:
-        return bool(_same_columns(dim, WIDTHS[-1], ROWS[-1]).any())
+    return bool(_same_columns(dim, WIDTHS[-1], ROWS[-1]).any())
 
 
 def _same_columns(dim: int, width: int, rows: int) -> NDArray[np.bool_]:
@@ -99,7 +101,8 @@ def _tile(
     document: NDArray[np.float32], query: NDArray[np.float32], rows: int, width: int
 ) -> NDArray[np.float32]:
     out = np.empty((rows, width), np.float32)
-    product(np.tile(document, (rows, 1)), np.tile(query, (width, 1)), out)
+    with single_threaded_blas:
+        product(np.tile(document, (rows, 1)), np.tile(query, (width, 1)), out)
     return out
 
 
