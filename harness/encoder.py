@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -17,11 +18,13 @@ from harness.documents import Documents
 from harness.errors import PluginError
 from harness.index import EmbeddingStore, ExactIndex
 from harness.index.intake import Intake
+from harness.index.lookup import Lookup
 from harness.index.options import ScoringSettings, without_scoring
 from harness.late_interaction import Precision, TokenEmbeddings
+from harness.late_interaction.attribution import Attribution, attribute
 from harness.plugin import Plugin
 from harness.retriever import Capabilities, Retriever
-from harness.types import Document, Query, Ranking
+from harness.types import Document, Modality, Query, Ranking
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -84,6 +87,13 @@ class Encoder(Plugin, ABC):
         A document without content that the encoder reads gets no tokens.
         """
 
+    def query_tokens(self, query: Query) -> Sequence[str] | None:
+        """Return a text for each vector of the query, in their order, to show to people.
+
+        None, the default, where tokens have none.
+        """
+        return None
+
 
 @runtime_checkable
 class Trainable(Protocol):
@@ -131,6 +141,7 @@ class EncoderRetriever(Retriever):
         self.untrained = self.encoder.untrained
         self._chosen = settings
         self._index: ExactIndex | None = None
+        self._lookup: Lookup | None = None
 
     @staticmethod
     def around(encoder: type[Encoder]) -> type[EncoderRetriever]:
@@ -151,7 +162,7 @@ class EncoderRetriever(Retriever):
             "__module__": encoder.__module__,
             "encoder_class": encoder,
             "about": encoder.about,
-            "capabilities": encoder.capabilities,
+            "capabilities": replace(encoder.capabilities, explains=True),
             "Settings": encoder.Settings,
             "api_version": encoder.api_version,
             "weights_help": encoder.weights_help,
@@ -179,17 +190,51 @@ class EncoderRetriever(Retriever):
             total=len(documents),
         )
         self._index = ExactIndex(store, settings.scoring, memory=self.memory)
+        self._lookup = Lookup(store)
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:
         """Rank the indexed documents by streaming them (see `Retriever.search`)."""
         if not queries or self._index is None:
             return Ranking({})
+        lists = self._index.search(self._encoded(queries), k)
+        return Ranking({query.id: found for query, found in zip(queries, lists, strict=True)})
+
+    def explain(
+        self,
+        queries: Sequence[Query],
+        documents: Sequence[Sequence[str]],
+        modalities: frozenset[Modality] | None = None,
+    ) -> list[list[Attribution]]:
+        """Take scores apart; reads only these documents (see `Retriever.explain`).
+
+        Raises
+        ------
+        UsageError
+            If a document was not indexed.
+        """
+        if not queries or self._lookup is None:
+            return [[] for _ in queries]
+        scoring = self._chosen.scoring
+        if modalities is not None:
+            scoring = replace(scoring, modalities=modalities)
+        encoded = self._encoded(queries)
+        read = self._lookup.read(id_ for row in documents for id_ in row)
+        return [
+            [attribute(encoded[place : place + 1], read[id_], scoring) for id_ in row]
+            for place, row in enumerate(documents)
+        ]
+
+    def query_tokens(self, query: Query) -> Sequence[str] | None:
+        """Return the encoder's texts of the query's tokens (see `Encoder.query_tokens`)."""
+        return self.encoder.query_tokens(query)
+
+    def _encoded(self, queries: Sequence[Query]) -> TokenEmbeddings:
         intake = Intake(self.encoder.encode_queries, self._chosen.precision, "fail", "query")
         size = self._chosen.batch_size
         batches = [queries[first : first + size] for first in range(0, len(queries), size)]
-        encoded = [intake.encode(batch, _id).embeddings for batch in batches]
-        lists = self._index.search(TokenEmbeddings.concatenate(encoded), k)
-        return Ranking({query.id: found for query, found in zip(queries, lists, strict=True)})
+        return TokenEmbeddings.concatenate(
+            [intake.encode(batch, _id).embeddings for batch in batches]
+        )
 
 
 def _id(item: Document | Query) -> str:

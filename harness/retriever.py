@@ -10,14 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.documents import Documents
-from harness.errors import UsageError
+from harness.errors import CapabilityError, UsageError
 from harness.plugin import Direction, Plugin
 from harness.settings import Settings
 from harness.types import Modality, Query, Ranking
 from harness.workspace import Workspace, digest
+
+if TYPE_CHECKING:
+    from harness.late_interaction.attribution import Attribution
 
 #: Default of ``--memory``: 2 GiB.
 DEFAULT_MEMORY = 2 * 2**30
@@ -45,7 +48,7 @@ class Capabilities:
     trainable
         Whether ``clamr-bench train`` can train it.
     explains
-        Whether it can attribute its scores.
+        Whether it implements `Retriever.explain`.
     oracle
         Whether it reads the queries' gold attributes. Its rows are labelled and never count as
         best.
@@ -150,3 +153,40 @@ class Retriever(Plugin, ABC):
         k
             How many documents to return for each query; fewer are allowed.
         """
+
+    def explain(
+        self,
+        queries: Sequence[Query],
+        documents: Sequence[Sequence[str]],
+        modalities: frozenset[Modality] | None = None,
+    ) -> list[list[Attribution]]:
+        """Take scores of indexed documents apart; for those who declare ``explains``.
+
+        Parameters
+        ----------
+        queries
+            As for `search`.
+        documents
+            For each query, ids of documents.
+        modalities
+            The only modalities whose tokens may win: a mask, nothing is encoded anew. None for
+            all that the retriever scores by.
+
+        Returns
+        -------
+        list of list of Attribution
+            For each query, one for each of its documents.
+
+        Raises
+        ------
+        CapabilityError
+            If the retriever cannot, even for no queries.
+        """
+        raise CapabilityError(
+            f"retriever {self.address!r} cannot explain its scores: that takes token embeddings, "
+            "as encoders make them."
+        )
+
+    def query_tokens(self, query: Query) -> Sequence[str] | None:
+        """Return what stands for each query token of `explain`, or None where it has no text."""
+        return None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import show
+from harness.cli import attribution, show
 from harness.cli.options import ResultsOption, complete_runs
 
 app = typer.Typer(help="List, show and check saved results.", no_args_is_help=True)
@@ -89,6 +89,8 @@ def show_command(run: RunArgument, output: ResultsOption = None) -> None:
             for value, group in groups.items()
         ]
         show.table([attribute, task.protocol.unit, *names], rows, numeric=True)
+    if result.attribution is not None:
+        attribution.show_details(result.attribution)
 
 
 @app.command("check")

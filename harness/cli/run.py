@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli import show
+from harness.cli import attribution, show
 from harness.cli.options import (
     DataOption,
     ResultsOption,
@@ -128,6 +128,13 @@ def show_runs(saved: Sequence[SavedRun]) -> None:
         show.references(runs[0].result.references, names)
         for attribute in runs[0].result.breakdowns:
             _show_breakdown(attribute, task.protocol.main, runs)
+        attributed = [
+            (_label(run), run.result.attribution)
+            for run in runs
+            if run.result.attribution is not None
+        ]
+        if attributed:
+            attribution.show_summary(attributed)
     for run in saved:
         typer.echo(f"saved: {run.folder}")
         if not run.result.measures:

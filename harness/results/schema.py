@@ -134,6 +134,63 @@ class Efficiency(_Record):
     peak_memory_bytes: int = Field(description="Peak resident memory of the process in this run.")
 
 
+class ShareRecord(_Record):
+    """Shares of the score by modality."""
+
+    queries: int = Field(description="Queries whose score can be divided; the mean is over them.")
+    share: dict[str, float] = Field(
+        description="Mean share by modality of the matched tokens; 'none': templates, padding."
+    )
+
+
+class VotesRecord(_Record):
+    """How often the modality that a query aims at is the one that answered."""
+
+    queries: int
+    hits: int = Field(description="The modality aimed at is the single winner.")
+    ties: int = Field(description="Several modalities win; never a hit.")
+    none: int = Field(description="Tokens of no modality (templates, padding) win; never a hit.")
+    missing: int = Field(description="No document or no token to attribute; never a hit.")
+
+
+class AccuracyRecord(VotesRecord):
+    """Modality accuracy: hits by queries."""
+
+    by_target: dict[str, VotesRecord] = Field(description="By the modality aimed at.")
+
+
+class AttributedRecord(_Record):
+    """What the scores of one document for each query are made of."""
+
+    queries: int = Field(description="Queries, with or without such a document.")
+    missing: int = Field(description="Of these, queries without anything to attribute.")
+    undivided: int = Field(
+        description="Of these, queries whose score has no shares: a modality adds a negative part, "
+        "or the score is not above 0."
+    )
+    share: ShareRecord
+    grouped_by: str | None = Field(description="Query attribute of the groups.")
+    groups: dict[str, ShareRecord] = Field(description="Shares by the attribute's value.")
+    accuracy: dict[str, AccuracyRecord] = Field(
+        description="Over the queries that aim at one modality, by how the winner is found. "
+        "'majority': the modality that wins the most query tokens. 'argmax': the modality with "
+        "the largest score by itself. 'reference': a majority in which tokens of no modality do "
+        "not vote, ties go to the lower number, and queries without any vote are left out of "
+        "`queries` (they are in `none` and `missing`)."
+    )
+
+
+class AttributionRecord(_Record):
+    """Which modality's tokens matched: of the first document, and of the best relevant one."""
+
+    top: AttributedRecord = Field(description="Of the first document of each query's list.")
+    relevant: AttributedRecord | None = Field(
+        description="Of each query's best-ranked relevant document (where none is ranked, the one "
+        "of the highest grade, then of the least id); null without judgments."
+    )
+    seconds: float = Field(description="Wall time that attribution took.")
+
+
 class Environment(_Record):
     """Where it ran."""
 
@@ -168,6 +225,9 @@ class Result(_Record):
         default_factory=dict,
         description="Figures to read the measures against, such as those of an ideal retriever: "
         "by name and measure.",
+    )
+    attribution: AttributionRecord | None = Field(
+        None, description="For retrievers that explain their scores."
     )
     efficiency: Efficiency
     environment: Environment

@@ -9,6 +9,7 @@ from typing import Any
 from harness.config import RunConfig
 from harness.environment import environment
 from harness.results.schema import (
+    AttributionRecord,
     CoverageRecord,
     DataRecord,
     Efficiency,
@@ -56,6 +57,7 @@ def build_result(
     split: Split,
     config: RunConfig,
     scores: Scores,
+    attribution: AttributionRecord | None,
     efficiency: Efficiency,
     *,
     queries: int,
@@ -120,6 +122,7 @@ def build_result(
         measures=scores.measures,
         breakdowns=scores.breakdowns,
         references=scores.references,
+        attribution=attribution,
         efficiency=efficiency,
         environment=environment(),
         files={},

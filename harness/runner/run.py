@@ -10,11 +10,12 @@ from pathlib import Path
 from harness.config import RunConfig
 from harness.documents import Documents, RestrictedDocuments
 from harness.environment import peak_memory, reset_peak_memory
-from harness.errors import CapabilityError
+from harness.errors import CapabilityError, PluginError
 from harness.progress import Progress
 from harness.results.schema import Efficiency
 from harness.results.store import SavedRun
 from harness.retriever import QueryKind, Retriever
+from harness.runner.attribution import attribution_of, shown_to
 from harness.runner.folder import RunFolder
 from harness.runner.record import build_result, run_identity
 from harness.runner.scoring import require_known, score
@@ -76,8 +77,7 @@ def run(
         documents: Documents = split.documents
         if config.modality_set is not None:
             documents = RestrictedDocuments(documents, config.modality_set)
-        oracle = retriever.capabilities.oracle
-        shown = queries if oracle else [query.without_gold() for query in queries]
+        shown = [shown_to(retriever, query) for query in queries]
         workspace = Workspace.of(
             {
                 "data": split.fingerprint,
@@ -102,6 +102,9 @@ def run(
             )
             with progress.stage("evaluate"):
                 scores = score(task, searched.ranking, split, queries)
+            attribution = attribution_of(
+                task, retriever, searched.ranking, split, queries, documents, progress
+            )
             efficiency = Efficiency(
                 index_seconds=index_seconds,
                 search_seconds=searched.seconds,
@@ -118,6 +121,7 @@ def run(
                 split,
                 config,
                 scores,
+                attribution,
                 efficiency,
                 queries=len(queries),
             )
@@ -139,8 +143,15 @@ def check_capabilities(
     ------
     CapabilityError
         Saying what the retriever lacks.
+    PluginError
+        If it declares what it does not implement.
     """
     able = retriever.capabilities
+    if able.explains and type(retriever).explain is Retriever.explain:
+        raise PluginError(
+            f"retriever {retriever.address!r} declares `explains`, but does not implement "
+            "`explain`: do either both or neither."
+        )
     if task.direction not in able.directions:
         raise CapabilityError(
             f"retriever {retriever.address!r} cannot rank in direction {task.direction.value!r}, "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.errors import ResultError, UsageError
+from harness.errors import UsageError
 from harness.progress import Progress
-from harness.results.store import RUN_NAME, SavedRun, sha256_of
-from harness.runfile import read_ranking
+from harness.results.store import RUN_NAME, SavedRun
+from harness.runner.reopen import same_split, saved_ranking
 from harness.runner.scoring import require_known
 from harness.task import Task
 from harness.workspace import atomic_write
@@ -55,22 +55,13 @@ def write_submission(
             f"run {result.run_id} is of the first {result.options.limit:,} queries only, and a "
             "submission needs all: run it without --limit."
         )
-    path = saved.folder / RUN_NAME
-    if not path.is_file() or sha256_of(path) != result.files.get(RUN_NAME):
-        raise ResultError(f"{path} is missing or was changed since the run: run it again.")
-    split = task.load(result.task.split, data, progress)
-    if split.fingerprint != result.data.fingerprint:
-        raise ResultError(
-            f"run {result.run_id} is of other data than {split.dataset} holds now (fingerprint "
-            f"{result.data.fingerprint[:12]}, now {split.fingerprint[:12]}): point --data at the "
-            "store that it ran on, or run it again."
-        )
-    ranked = read_ranking(path)
+    ranked = saved_ranking(saved)
+    split = same_split(saved, task, data, progress)
     require_known(
         ranked,
         split.queries,
         split.documents,
-        f"{path} names",
+        f"{saved.folder / RUN_NAME} names",
         f"is it a run of another task than {task.address}?",
     )
     rows = {}
