@@ -345,6 +345,15 @@ def test_listing_and_making_import_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr("retrievers.clamr.encoder.find_spec", lambda name: None)
+    with pytest.raises(UsageError) as error:
+        _ = make_retriever("clamr/tiny").fingerprint
+    for word in ("torch", "peft", "transformers 5.22", "clamr-bench[models]"):
+        assert word in str(error.value)
+
+
 def test_weights_that_were_never_trained_say_so() -> None:
     for address in ("clamr/tiny", "clamr/tiny-omni", "clamr-pooled/tiny"):
         assert make_retriever(address).untrained

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft import set_peft_model_state_dict as set_adapter
 from safetensors.torch import load_file, save_file
 
 from harness.errors import PluginError
@@ -33,6 +32,14 @@ LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
+
+
+def _peft() -> Any:
+    """Import peft, without the note of bitsandbytes that it lacks kernels nothing here needs."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import peft
+
+    return peft
 
 
 def lora_targets(model: LateInteraction) -> list[str]:
@@ -72,14 +79,15 @@ def load_adapter(model: LateInteraction, source: Source) -> None:
     inject(model, config, modules)
     with opened(file) as tensors:
         state = {_PREFIX + target: tensors.get_tensor(name) for name, target in named.items()}
-    set_adapter(model, state)
+    _peft().set_peft_model_state_dict(model, state)
     _look_up(model, source, state)
 
 
 def inject(model: LateInteraction, config: Mapping[str, Any], modules: Iterable[str]) -> None:
     """Add LoRA layers of a configuration's rank and scale to `modules`, in place."""
-    inject_adapter_in_model(
-        LoraConfig(
+    peft = _peft()
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(
             r=config["r"],
             lora_alpha=config["lora_alpha"],
             lora_dropout=config.get("lora_dropout", 0.0),
@@ -111,7 +119,7 @@ def save_adapter(model: LateInteraction, folder: Path, config: Mapping[str, Any]
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         _PREFIX + name: tensor.detach().cpu().contiguous()
-        for name, tensor in get_peft_model_state_dict(model).items()
+        for name, tensor in _peft().get_peft_model_state_dict(model).items()
     }
     save_file(state, folder / ADAPTER_WEIGHTS, {"form": model.form.name})
     linear = model.custom_text_proj
@@ -206,7 +214,7 @@ def _kind(module: str) -> str:
 
 def _look_up(model: LateInteraction, source: Source, state: Mapping[str, torch.Tensor]) -> None:
     """Compare what is on the model with the file, whole: an adapter is small."""
-    landed = get_peft_model_state_dict(model)
+    landed = _peft().get_peft_model_state_dict(model)
     strangers = [
         name
         for name, tensor in state.items()

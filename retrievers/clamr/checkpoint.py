@@ -214,6 +214,8 @@ def _loaded(
 
 
 def _quantisation(settings: ClamrSettings, place: Place) -> BitsAndBytesConfig:
+    # It warns of CPU kernels that it did not find and does not need.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,6 +85,7 @@ class Clamr(Encoder):
 
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and what the media reader does."""
+        check_installed()
         from retrievers.clamr.checkpoint import Place
 
         files = self._weights
@@ -144,9 +145,7 @@ class Clamr(Encoder):
     @cached_property
     def engine(self) -> Engine:
         """The model, loaded once, when it is first needed."""
-        # peft imports bitsandbytes, which reports that it found no compiled CPU kernels of a
-        # package that nothing here needs.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        check_installed()
         from retrievers.clamr.engine import Engine
         from retrievers.clamr.loading import load
         from retrievers.clamr.tiny import tiny_model
@@ -167,6 +166,7 @@ class Clamr(Encoder):
 
     def _is_trained(self) -> bool:
         """Return whether all that makes a vector was trained; a bare backbone's projection not."""
+        check_installed()
         from retrievers.clamr.loading import has_projection
 
         files = self._weights
@@ -234,6 +234,26 @@ class Clamr(Encoder):
                     )
                 )
         return TokenEmbeddings.concatenate(parts)
+
+
+def check_installed() -> None:
+    """Check that the libraries of the extra are there, and new enough.
+
+    Raises
+    ------
+    UsageError
+        Saying what to install.
+    """
+    missing = [name for name in ("torch", "peft", "tokenizers") if find_spec(name) is None]
+    try:
+        # The class that is Omni without a voice came with 5.22.
+        from transformers import Qwen2_5OmniThinkerModel  # noqa: F401
+    except ImportError:
+        missing.append("transformers 5.22 or later")
+    if missing:
+        raise UsageError(
+            f"clamr needs {', '.join(missing)}: pip install --upgrade 'clamr-bench[models]'."
+        )
 
 
 def _content(loaded: LoadedDocument) -> Content:
