@@ -9,32 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import PluginError
 from harness.late_interaction import padded
-from harness.late_interaction.precision import Precision, finite_rows, narrow, widen_into
-from harness.types import NO_MODALITY, Modality
+from harness.late_interaction.checks import NonFiniteError, broken, check
+from harness.late_interaction.precision import Precision, narrow, widen_into
+from harness.types import Modality
+
+__all__ = ["SPAN_FIELDS", "NonFiniteError", "TokenEmbeddings"]
 
 #: Columns of `TokenEmbeddings.spans`.
 SPAN_FIELDS = ("start", "end", "left", "top", "right", "bottom")
 
-#: Vectors that are looked at or converted together: at 128 dimensions in float32 they take 8 MB.
+#: Vectors that are converted together: at 128 dimensions in float32 they take 8 MB.
 _ROWS = 16384
-
-
-class NonFiniteError(PluginError):
-    """A vector with NaN or infinite values.
-
-    Attributes
-    ----------
-    item
-        Number of its item.
-    modality
-        Its modality's number; 0 for none.
-    """
-
-    def __init__(self, message: str, item: int, modality: int) -> None:
-        super().__init__(message)
-        self.item, self.modality = item, modality
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,85 +68,7 @@ class TokenEmbeddings:
     spans: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        vectors = self.vectors
-        if vectors.ndim != 2 or Precision.of(vectors.dtype) is None:
-            raise broken(
-                f"vectors are {vectors.dtype} of shape {vectors.shape}",
-                "give float32, float16, uint16 (bfloat16 bits) or int8 of shape (n_tokens, dim)",
-            )
-        _check_offsets("offsets", self.offsets, len(vectors), steps=0)
-        _check_offsets("segment_offsets", self.segment_offsets, len(vectors), steps=1)
-        if self.modalities.shape != (len(self.segment_offsets) - 1,):
-            raise broken(
-                f"{len(self.segment_offsets) - 1} segments but {self.modalities.shape} modalities",
-                "give one modality for each segment",
-            )
-        if self.modalities.dtype != np.uint8 or (self.modalities > max(Modality)).any():
-            raise broken(
-                f"modalities are {self.modalities.dtype} up to {max(self.modalities, default=0)}",
-                "give uint8 numbers of harness.types.Modality, or 0",
-            )
-        inside = ~np.isin(self.offsets, self.segment_offsets)
-        if inside.any():
-            raise broken(
-                f"item offset {self.offsets[inside][0]} lies inside a segment",
-                "end a segment wherever an item ends",
-            )
-        self._check_repeats()
-        self._check_companions()
-        self._check_finite()
-
-    def _check_repeats(self) -> None:
-        items = np.repeat(np.arange(len(self)), np.diff(self.item_segments))
-        keys = np.sort(items * (max(Modality) + 1) + self.modalities)
-        repeated = keys[1:][keys[1:] == keys[:-1]]
-        if len(repeated):
-            item, number = divmod(int(repeated[0]), max(Modality) + 1)
-            raise broken(
-                f"item {item} has modality {number} twice",
-                "put an item's tokens of one modality into one segment",
-            )
-
-    def _check_companions(self) -> None:
-        tokens, scales, spans = len(self.vectors), self.scales, self.spans
-        if (scales is not None) != (self.precision is Precision.INT8):
-            raise broken(
-                f"vectors are {self.vectors.dtype} {'with' if scales is not None else 'without'} "
-                "scales",
-                "give scales with int8 vectors and only with them",
-            )
-        if scales is not None and (
-            scales.dtype != np.float32
-            or scales.shape != (tokens,)
-            or not ((scales >= 0) & (scales < np.inf)).all()
-        ):
-            raise broken(
-                f"scales are {scales.dtype} of shape {scales.shape} for {tokens} vectors, or one "
-                "is negative or not finite",
-                "give one finite float32 scale for each vector",
-            )
-        if spans is not None and (spans.dtype != np.float32 or spans.shape != (tokens, 6)):
-            raise broken(
-                f"spans are {spans.dtype} of shape {spans.shape} for {tokens} vectors",
-                f"give float32 of shape ({tokens}, {len(SPAN_FIELDS)})",
-            )
-
-    def _check_finite(self) -> None:
-        for start in range(0, len(self.vectors), _ROWS):
-            finite = finite_rows(self.vectors[start : start + _ROWS], self.precision)
-            if not finite.all():
-                token = start + int(np.argmin(finite))
-                item = int(np.searchsorted(self.offsets, token, side="right")) - 1
-                segment = int(np.searchsorted(self.segment_offsets, token, side="right")) - 1
-                number = int(self.modalities[segment])
-                label = "no modality" if number == NO_MODALITY else Modality(number).label
-                raise NonFiniteError(
-                    f"token embeddings break their contract: vector {token} (of item {item}, "
-                    f"{label}) has NaN or infinite values; look for a division by a zero norm or "
-                    "an overflow in half precision.",
-                    item,
-                    number,
-                )
+        check(self)
 
     @classmethod
     def of(
@@ -386,20 +294,3 @@ def _companions(
 def _joined(offsets: Sequence[NDArray[np.int64]], starts: NDArray[Any]) -> NDArray[np.int64]:
     shifted = [each[1:] + start for each, start in zip(offsets, starts, strict=False)]
     return np.concatenate([np.zeros(1, np.int64), *shifted])
-
-
-def _check_offsets(name: str, offsets: NDArray[Any], tokens: int, steps: int) -> None:
-    """Check that offsets run from 0 to `tokens` in steps of at least `steps`."""
-    if offsets.ndim != 1 or offsets.dtype != np.int64 or not len(offsets):
-        raise broken(f"{name} are {offsets.dtype} of shape {offsets.shape}", "give int64 (n + 1,)")
-    if offsets[0] != 0 or offsets[-1] != tokens or (np.diff(offsets) < steps).any():
-        rule = "rise strictly" if steps else "never fall"
-        raise broken(
-            f"{name} run from {offsets[0]} to {offsets[-1]} for {tokens} vectors, or out of order",
-            f"they must begin at 0, end at the number of vectors and {rule}",
-        )
-
-
-def broken(what: str, remedy: str) -> PluginError:
-    """Return the error of embeddings that break their contract."""
-    return PluginError(f"token embeddings break their contract: {what}; {remedy}.")
