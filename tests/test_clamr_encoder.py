@@ -18,7 +18,7 @@ from harness.errors import DataError, PluginError, UsageError
 from harness.late_interaction import TokenEmbeddings, max_sim
 from harness.registry import make_retriever
 from harness.results import ResultsStore
-from harness.types import Document, Media, Modality
+from harness.types import Document, Media, Modality, Query
 from retrievers.clamr.ahead import Ahead
 from retrievers.clamr.encoder import BUILT_IN, VERSION, Clamr
 from retrievers.clamr.engine import grouped
@@ -91,6 +91,16 @@ def test_documents_of_any_modalities_or_none_go_together(
         assert set(found.modalities[segments].tolist()) - {0} == present
     assert found.spans is not None
     assert found.offsets[1] == 0  # the first has nothing: no tokens at all
+
+
+def test_a_query_can_be_read_token_by_token() -> None:
+    encoder = clamr("tiny", query_augmentation=2)
+    texts = encoder.query_tokens(Query("q", "blue 東京"))
+    assert texts is not None
+    assert len(texts) == len(encoder.encode_queries([Query("q", "blue 東京")]).vectors)
+    assert texts[:3] == ["Query", ":", " blue"]
+    assert texts[-2:] == ["<|endoftext|>"] * 2
+    assert pooled("tiny").query_tokens(Query("q", "blue")) is None
 
 
 def test_a_damaged_file_follows_the_policy(tmp_path: Path) -> None:

@@ -122,6 +122,13 @@ class Clamr(Encoder):
         vectors.extend(engine.encode(waiting))
         return self._packed(made, vectors)
 
+    def query_tokens(self, query: Query) -> Sequence[str] | None:
+        """Return the text of each token of a query; None for a pooled vector."""
+        if self.pooled:
+            return None
+        prompt = self.engine.prompt
+        return [prompt.vocabulary.spell(number) for number in prompt.query(query.text).ids.tolist()]
+
     @property
     def module(self) -> torch.nn.Module:
         """The model (see `harness.encoder.Trainable`)."""

@@ -72,6 +72,11 @@ class Vocabulary:
         text: str = self._marked.decode(ids, skip_special_tokens=True)
         return text
 
+    def spell(self, number: int) -> str:
+        """Return the text of one token, marks included; part of a character is shown as ``�``."""
+        text: str = self._marked.decode([number], skip_special_tokens=False)
+        return text
+
 
 def _load(file: Path) -> Tokenizer:
     if not file.is_file():
