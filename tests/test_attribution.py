@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,14 +33,14 @@ def rows_of(*rows: Sequence[float]) -> np.ndarray:
 
 
 def made(
-    query: Sequence[Sequence[float]],
-    parts: Mapping[int, Sequence[Sequence[float]]],
+    query: Sequence[Sequence[float]] | np.ndarray,
+    parts: Mapping[int, Sequence[Sequence[float]] | np.ndarray],
     scoring: Scoring | None = None,
 ) -> Attribution:
     """Attribute a query of some vectors in a document of some vectors by modality number."""
-    dim = len(query[0]) if query else 2
+    dim = len(query[0]) if len(query) else 2
     one = {m: rows_of(*vectors) for m, vectors in parts.items()}
-    asked = {TEXT: rows_of(*query)} if query else {}
+    asked = {TEXT: rows_of(*query)} if len(query) else {}
     return attribute(embed([asked], dim), embed([one], dim), scoring)
 
 
@@ -84,6 +85,23 @@ def test_contributions_are_the_score(
     else:
         parts = found.contributions.values()
         assert min(parts) < 0 or sum(parts) <= 0
+
+
+def test_the_picture_of_the_page_is_right() -> None:
+    page = (Path(__file__).parents[1] / "docs/late-interaction.md").read_text(encoding="utf-8")
+    table = [[float(x) for x in re.findall(r"  (\.\d)", line)] for line in page.splitlines()]
+    similarities = rows_of(*[row for row in table if len(row) == 12])
+    assert similarities.shape == (3, 12)
+    columns = {VIDEO: slice(0, 6), ASR: slice(6, 9), OCR: slice(9, 11), NO_MODALITY: slice(11, 12)}
+    parts = {m: similarities[:, place].T for m, place in columns.items()}
+    query = np.eye(3, dtype=np.float32)
+    together = made(query, parts)
+    assert together.score == pytest.approx(2.4)
+    assert together.shares == pytest.approx({VIDEO: 0.9 / 2.4, ASR: 0.8 / 2.4, OCR: 0.7 / 2.4})
+    assert together.by_modality[[VIDEO, ASR, OCR]] == pytest.approx([1.6, 1.8, 1.4])
+    apart = made(query, parts, Scoring("modality_max"))
+    assert apart.score == pytest.approx(1.8)
+    assert apart.shares == {ASR: 1.0}
 
 
 def test_negative_parts_are_told_and_never_made_into_shares() -> None:

@@ -114,7 +114,7 @@ def _show_tokens(explained: Explanation) -> None:
     texts = [] if explained.tokens is None else ["text"]
     headers = ["query token", *texts, "modality", "token", "source", "similarity", "adds"]
     if rows:
-        show.table(headers, rows, title="which document token answers each query token")
+        show.table(headers, rows, title="which document token answers, counted from 1")
     else:
         typer.echo("the query has no tokens.")
 
