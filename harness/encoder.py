@@ -76,6 +76,9 @@ class Encoder(Plugin, ABC):
         """
         return {}
 
+    def close(self) -> None:
+        """Give back what encoding held, such as worker processes; may be used again."""
+
     @abstractmethod
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return the embeddings of the queries, in their order."""
@@ -138,7 +141,6 @@ class EncoderRetriever(Retriever):
     def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         super().__init__(name, weights, settings)
         self.encoder = self.encoder_class(name, weights, settings)
-        self.untrained = self.encoder.untrained
         self._chosen = settings
         self._index: ExactIndex | None = None
         self._lookup: Lookup | None = None
@@ -169,6 +171,15 @@ class EncoderRetriever(Retriever):
         }
         return type(encoder.__name__, (EncoderRetriever,), members)
 
+    @property
+    def untrained(self) -> bool:
+        """Whether the encoder's weights were never trained, as far as is known by now."""
+        return self.encoder.untrained
+
+    def close(self) -> None:
+        """Let the encoder give back what it holds."""
+        self.encoder.close()
+
     def identity(self) -> dict[str, Any]:
         """Return the retriever's identity and the encoder's own."""
         return {**super().identity(), "encoder": self.encoder.identity()}
@@ -189,7 +200,9 @@ class EncoderRetriever(Retriever):
             batch_size=settings.batch_size,
             total=len(documents),
         )
-        self._index = ExactIndex(store, settings.scoring, memory=self.memory)
+        self._index = ExactIndex(
+            store, settings.scoring, memory=self.memory, device=settings.search_device
+        )
         self._lookup = Lookup(store)
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:

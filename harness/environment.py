@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import resource
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import harness
 from harness.results.schema import Environment
+from harness.workers import usable_cores
 
 #: Packages whose version can change a number or a speed.
 _RECORDED = (
@@ -55,11 +55,6 @@ def source_sha256() -> str:
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may use, which in a container are fewer."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

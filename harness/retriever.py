@@ -79,8 +79,6 @@ class Retriever(Plugin, ABC):
     #: Names of built-in weights, or () if an address may not name any.
     weights_help: ClassVar[str] = ""
 
-    #: Whether the weights in use were never trained; such runs are saved but never listed.
-    untrained: bool = False
     #: Seed of whatever is drawn at random; set by the runner, and no part of `identity`: several
     #: seeds of one retriever are one row of a table.
     seed: int = 0
@@ -101,6 +99,14 @@ class Retriever(Plugin, ABC):
         """``name[/weights]``, or ``file.py:Class[/weights]``."""
         name = self.file or self.name
         return f"{name}/{self.weights}" if self.weights else name
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights in use were never trained; such runs are saved but never listed."""
+        return False
+
+    def close(self) -> None:
+        """Give back what a run held, such as worker processes; called at its end."""
 
     def identity(self) -> dict[str, Any]:
         """Return, as JSON values, all that determines the output beside the data.

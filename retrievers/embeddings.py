@@ -120,7 +120,10 @@ class Embeddings(Retriever):
         wanted = self._matched([document.id for document in documents])
         store = EmbeddingStore(workspace)
         store.fill(self._items(wanted), _key, self._stored, batch_size=_BATCH, total=len(wanted))
-        self._index = ExactIndex(store, self._chosen.scoring, memory=self.memory)
+        chosen = self._chosen
+        self._index = ExactIndex(
+            store, chosen.scoring, memory=self.memory, device=chosen.search_device
+        )
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:
         """Rank the documents for queries that the file knows (see `Retriever.search`).

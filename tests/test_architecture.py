@@ -21,7 +21,7 @@ SOURCES = sorted(
 #: nothing below may import it.
 LAYERS = (
     ("", "errors"),
-    ("types", "documents", "settings", "plugin", "progress", "workspace", "coverage"),
+    ("types", "documents", "settings", "plugin", "progress", "workspace", "coverage", "workers"),
     ("late_interaction",),
     ("index",),
     ("retriever", "task"),

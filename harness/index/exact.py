@@ -8,7 +8,6 @@ ranking does not depend on budget or threads.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from harness.index.store import EmbeddingStore
 from harness.index.topk import TopK, places
 from harness.late_interaction import Scoring, TokenEmbeddings, max_sim
 from harness.types import RankedList
+from harness.workers import usable_cores
 
 #: Fewest and most tokens of a block of documents: at 128 dimensions in float32, 0.25 and 16 MB.
 FEWEST_TOKENS, MOST_TOKENS = 512, 32768
@@ -55,7 +55,9 @@ class ExactIndex:
         device: str = "cpu",
     ) -> None:
         self._store, self._scoring, self._device = store, scoring, device
-        self._memory, self._threads = memory, threads or processors()
+        self._memory = memory
+        # A device takes one block at a time: more would only share its memory.
+        self._threads = threads or (usable_cores() if device == "cpu" else 1)
         self._ids = store.ids
         self._places = places(self._ids)
         self._tokens = sum(sum(s.manifest.tokens.values()) for s in store.shards)
@@ -123,10 +125,3 @@ class ExactIndex:
         # Enough blocks that all threads end at about the same time.
         fair = -(-self._tokens // (4 * self._threads))
         return max(FEWEST_TOKENS, min(fits, fair, MOST_TOKENS))
-
-
-def processors() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -283,6 +283,9 @@ def _reduce(
     slice: `np.maximum.reduceat` over the same rows takes five times as long.
     """
     stop = start + len(tile)
+    if len(maxima) == starts[-1]:  # single vectors: every segment is one token
+        maxima[start:stop] = tile
+        return stop
     while segment < len(maxima) and starts[segment] < stop:
         begin, end = starts[segment], starts[segment + 1]
         rows = tile[max(begin - start, 0) : end - start]

@@ -14,14 +14,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.environment import usable_cores
 from harness.errors import DataError, UsageError
 from harness.media.cache import FrameCache
 from harness.media.damage import DamageKind, describe
 from harness.media.values import AudioSampling, Frames, FrameSampling, Waveform
 from harness.media.worker import Decoded, Job, decode, start_workers
 from harness.types import Document, Media, Modality
-from harness.workers import Workers
+from harness.workers import Workers, usable_cores
 
 log = logging.getLogger("clamr_bench.media")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from harness.config import RunConfig
@@ -69,7 +70,11 @@ def run(
     check_capabilities(task, retriever, split, queries, config.modality_set)
     retriever.seed, retriever.memory = config.seed, config.memory
     identity = run_identity(task, retriever, split, config)
-    with RunFolder.open(results, task, retriever, digest(identity), again=again) as folder:
+    fingerprint = digest(identity)
+    with (
+        closing(retriever),
+        RunFolder.open(results, task, retriever, fingerprint, again=again) as folder,
+    ):
         if folder.complete is not None:
             return folder.complete, True
         folder.write_config(task, retriever, config)
@@ -115,7 +120,7 @@ def run(
             )
             result = build_result(
                 folder.run_id,
-                digest(identity),
+                fingerprint,
                 task,
                 retriever,
                 split,

@@ -12,10 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.environment import usable_cores
 from harness.errors import DataError
 from harness.types import Media
-from harness.workers import Workers
+from harness.workers import Workers, usable_cores
 from tasks.multivent import texts
 from tasks.multivent.archives import Gap, members_in_place, read_bytes
 from tasks.multivent.shards import Shard
