@@ -20,6 +20,7 @@ from harness.errors import (
 )
 from harness.evaluation import Evaluation
 from harness.late_interaction import TokenEmbeddings
+from harness.late_interaction.attribution import Attribution, attribute
 from harness.plugin import About, Direction
 from harness.policy import OwnPolicy
 from harness.progress import Progress
@@ -32,6 +33,7 @@ from harness.workspace import Workspace
 __all__ = [
     "API_VERSION",
     "About",
+    "Attribution",
     "Capabilities",
     "CapabilityError",
     "ClamrBenchError",
@@ -69,4 +71,5 @@ __all__ = [
     "Trainable",
     "UsageError",
     "Workspace",
+    "attribute",
 ]
