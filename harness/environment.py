@@ -11,6 +11,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import harness
+from harness.blas import kernels
 from harness.results.schema import Environment
 from harness.workers import usable_cores
 
@@ -37,6 +38,7 @@ def environment() -> Environment:
         platform=f"{platform.system()} {platform.machine()}",
         processor=_processor(),
         cores=usable_cores(),
+        blas=kernels(),
         packages=dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     )
 

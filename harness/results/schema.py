@@ -200,6 +200,7 @@ class Environment(_Record):
     platform: str
     processor: str
     cores: int
+    blas: str | None = Field(None, description="numpy's BLAS, with the kernels it used.")
     packages: dict[str, str]
 
 
