@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 #: Rows of a tile, document tokens: the smallest that holds what is left is taken.
 ROWS = (48, 240, 480)
