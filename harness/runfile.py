@@ -7,7 +7,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import filterfalse, groupby
 from pathlib import Path
@@ -107,6 +107,20 @@ def write_ranking(ranking: Ranking, path: Path, tag: str) -> None:
                     for rank, (document, score) in enumerate(rows, 1)
                 )
                 file.write(text.encode())
+
+
+def check_ids(queries: Iterable[str], documents: Iterable[str]) -> None:
+    """Refuse ids that a run file could not hold, before anything is ranked.
+
+    Raises
+    ------
+    RankingError
+        Naming the first one.
+    """
+    for query in queries:
+        _check_query(query)
+    for document in documents:
+        _check_id(document, "document")
 
 
 def _check_query(query: str) -> None:

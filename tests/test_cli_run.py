@@ -249,6 +249,48 @@ def test_a_retriever_is_held_to_its_contract(
     assert saved(tmp_path) == []
 
 
+def test_ids_that_a_run_file_cannot_hold_are_refused_before_any_work(
+    bench: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "spaced.py"
+    path.write_text(
+        """
+from harness.api import About, Document, Modality, Protocol, Query, Split, Task
+
+class Spaced(Task):
+    about = About(title="Spaced", version="1", licence="MIT", citation="None")
+    protocol = Protocol(name="p", candidates="all", relevance="one")
+
+    def load(self, split, data, progress):
+        documents = [Document("two words", {Modality.DESCRIPTION: "two words"})]
+        return Split.of(split, documents, [Query("q", "two")], {"q": {"two words": 1}})
+"""
+    )
+    outcome = bench("run", "--task", f"{path}:Spaced", "--retriever", "bm25-text")
+    outcome.fails("'two words'", "white space")
+    assert "index" not in outcome.err
+
+
+def test_a_search_that_finds_nothing_can_be_resumed(
+    bench: Command, v1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.runner.search.CHECKPOINT_SECONDS", 0.0)
+    log = tmp_path / "log.txt"
+    body = f"""
+        log = Path({str(log)!r})
+        log.write_text((log.read_text() if log.exists() else "") + "x")
+        if len(log.read_text()) == 4:
+            raise KeyboardInterrupt
+        return Ranking.from_scores({{q.id: {{}} for q in queries}})
+"""
+    command = ("run", "--task", "multivent/v1", "--retriever", plugin(tmp_path, body))
+    assert bench(*command).status == 130
+    outcome = bench(*command)
+    assert outcome.status == 0, outcome.err
+    [run] = saved(tmp_path)
+    assert run.result.evaluation.missing == 6
+
+
 def test_a_bug_in_a_plugin_keeps_its_traceback(bench: Command, v1: Path, tmp_path: Path) -> None:
     """A bug is no user mistake: hiding where it is would help nobody."""
     address = plugin(tmp_path, "        return 1 / 0")

@@ -16,6 +16,7 @@ from harness.progress import Progress
 from harness.results.schema import Efficiency
 from harness.results.store import SavedRun
 from harness.retriever import QueryKind, Retriever
+from harness.runfile import check_ids
 from harness.runner.attribution import attribution_of, shown_to
 from harness.runner.folder import RunFolder
 from harness.runner.record import build_result, run_identity
@@ -68,6 +69,7 @@ def run(
     split = task.load(config.split, config.data, progress)
     queries = split.queries if config.limit is None else split.queries[: config.limit]
     check_capabilities(task, retriever, split, queries, config.modality_set)
+    check_ids((query.id for query in queries), split.documents.attributes())
     retriever.seed, retriever.memory = config.seed, config.memory
     identity = run_identity(task, retriever, split, config)
     fingerprint = digest(identity)

@@ -105,7 +105,9 @@ def search(
                 latencies.append((time.perf_counter() - before) * 1000)
             unsaved.update(ranking.top(k))
             advance(len(block))
-            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            # A run file cannot hold empty lists alone; they cost nothing to make again.
+            due = time.perf_counter() - saved > CHECKPOINT_SECONDS
+            if due and any(map(len, unsaved.values())):
                 write_ranking(Ranking(unsaved), checkpoints / f"{number + 1:08d}.trec.gz", "part")
                 lists.update(unsaved)
                 unsaved = {}
