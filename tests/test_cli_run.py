@@ -69,6 +69,7 @@ def test_a_run_writes_a_complete_folder(bench: Command, v1: Path, tmp_path: Path
     assert result.retriever.licence
     assert result.environment.source_sha256 == source_sha256()
     assert result.environment.packages["bm25s"]
+    assert result.environment.blas is None or "(" in result.environment.blas
     assert result.efficiency.peak_memory_bytes > 10_000_000
     assert result.efficiency.query_p95_ms is not None
     assert result.data.coverage.modalities == {"description": 18}

@@ -19,7 +19,6 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.blas import choose_kernels
 from harness.cli import cache, data, evaluate, explain, leaderboard, plugins, results, run, submit
 from harness.errors import ClamrBenchError, PluginError
 from harness.workspace import storage_error
@@ -92,7 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments
         Command line without the program name; None for ``sys.argv``.
     """
-    choose_kernels()
     try:
         with _notes_shown():
             check_packages()
