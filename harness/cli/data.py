@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import show
-from harness.cli.options import DataOption, SettingsOption, complete_tasks
+from harness.cli.options import DataOption, SettingsOption, complete_tasks, task_of
 
 if TYPE_CHECKING:
     from harness.dataset import DatasetStore
@@ -48,12 +48,8 @@ def prepare(
     """
     from harness.dataset import DatasetStore
     from harness.progress import terminal_progress
-    from harness.registry import TASKS, make_task
-    from harness.settings import parse_assignments
 
-    name = TASKS.find(task).name
-    given = parse_assignments(set_ or [])
-    made = make_task(task, {**given.get(name, {}), **given.get(task, {})})
+    made = task_of(task, set_)
     folder = made.prepare(source or [], data, terminal_progress(), strict=strict)
     _show(DatasetStore(folder))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import show
-from harness.cli.options import DataOption, SettingsOption, SplitOption, TaskOption
+from harness.cli.options import DataOption, SettingsOption, SplitOption, TaskOption, task_of
 
 
 def register(app: typer.Typer) -> None:
@@ -34,14 +34,10 @@ def evaluate_command(
     """
     from harness.errors import DataError
     from harness.progress import terminal_progress
-    from harness.registry import TASKS, make_task
     from harness.runfile import read_ranking
     from harness.runner.scoring import known_part, require_known, score
-    from harness.settings import parse_assignments
 
-    name = TASKS.find(task).name
-    given = parse_assignments(set_ or [])
-    made = make_task(task, {**given.get(name, {}), **given.get(task, {})})
+    made = task_of(task, set_)
     ranking = read_ranking(run)
     loaded = made.load(split, data, terminal_progress())
     if not loaded.qrels:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import show
-from harness.cli.options import DataOption, ResultsOption, complete_runs
+from harness.cli.options import DataOption, ResultsOption, RunArgument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,14 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explain_command(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="Run folder or unique prefix of a run id.",
-            autocompletion=complete_runs,
-        ),
-    ],
+    run: RunArgument,
     query: Annotated[str, typer.Option(metavar="ID", help="A query of the run's task.")],
     document: Annotated[
         str | None,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from harness.task import Task
 
 
 def complete_tasks(incomplete: str) -> list[str]:
@@ -31,6 +35,14 @@ def complete_runs(incomplete: str) -> list[str]:
     return [folder.name for folder in folders if folder.name.startswith(incomplete)]
 
 
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Run folder or unique prefix of a run id.",
+        autocompletion=complete_runs,
+    ),
+]
 TaskOption = Annotated[
     str,
     typer.Option("--task", help="Address of a task.", autocompletion=complete_tasks),
@@ -52,3 +64,12 @@ ResultsOption = Annotated[
         help="Results folder; default: CLAMR_BENCH_RESULTS, then ./results.",
     ),
 ]
+
+
+def task_of(address: str, assignments: Sequence[str] | None) -> Task:
+    """Make the task at `address` with what ``--set`` says of its name or its whole address."""
+    from harness.registry import TASKS, make_task
+    from harness.settings import parse_assignments
+
+    name, given = TASKS.find(address).name, parse_assignments(assignments or [])
+    return make_task(address, {**given.get(name, {}), **given.get(address, {})})

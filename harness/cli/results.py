@@ -7,16 +7,9 @@ from typing import Annotated
 import typer
 
 from harness.cli import attribution, show
-from harness.cli.options import ResultsOption, complete_runs
+from harness.cli.options import ResultsOption, RunArgument, complete_runs
 
 app = typer.Typer(help="List, show and check saved results.", no_args_is_help=True)
-
-RunArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN", help="Run folder or unique prefix of a run id.", autocompletion=complete_runs
-    ),
-]
 
 
 @app.command("list")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import DataOption, complete_runs
+from harness.cli.options import DataOption, RunArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -16,14 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit_command(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="Run folder or unique prefix of a run id.",
-            autocompletion=complete_runs,
-        ),
-    ],
+    run: RunArgument,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Where to [submission.json in the run's folder]."),
