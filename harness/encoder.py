@@ -8,7 +8,8 @@ ranks. An encoder class is registered like a retriever; the registry wraps it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -68,6 +69,18 @@ class Encoder(Plugin, ABC):
 
     def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         self.name, self.weights, self.settings = name, weights, settings
+        #: What of the documents could not be used, counted by kind: ``video missing``, ``asr cut``
+        #: (a text longer than the model reads). An encoder adds to it while it encodes; the
+        #: harness keeps the counts with the embeddings and puts them into the result.
+        self.losses: Counter[str] = Counter()
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds of encoding so far by part (``decode``, ``wait``, ``model``), for progress."""
+        return {}
+
+    def expect(self, documents: Sequence[Document]) -> None:
+        """Take note of the documents after the next batch, to begin reading their media."""
 
     def identity(self) -> dict[str, Any]:
         """Return, as JSON values, what determines the output beside weights and settings.

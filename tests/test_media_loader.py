@@ -73,13 +73,38 @@ def test_documents_come_in_order_with_their_media(tmp_path: Path, workers: int) 
                 assert item.waveform.seconds == pytest.approx(1, abs=0.1)
                 assert [picture.shape for picture in item.images] == [(n + 1, 4, 3)]
                 assert item.damaged == ()
-    assert media_loader.report.counts() == {
-        "damaged": {},
-        "skipped_documents": 0,
-        "lost_frames": 0,
-        "silent": 0,
-    }
-    assert media_loader.report.decoding > 0
+    assert media_loader.losses == {}
+    assert media_loader.decoding > 0
+
+
+def test_workers_begin_on_what_is_expected(tmp_path: Path) -> None:
+    documents = collection(tmp_path, 12)
+    with loader(1) as media_loader:
+        media_loader.expect(documents[4:])
+        assert [item.document.id for item in media_loader.load(documents[:4])] == [
+            "d0", "d1", "d2", "d3",
+        ]  # fmt: skip
+        assert [document.id for document, _ in media_loader._begun] == ["d4", "d5"]
+        # The files of what was begun may go: it is decoded, and is not decoded twice.
+        for _, future in media_loader._begun:
+            future.result()
+        for name in ("4.mp4", "5.mp4"):
+            (tmp_path / name).unlink()
+        loaded = list(media_loader.load(documents[4:8]))
+        assert [item.document for item in loaded] == documents[4:8]
+        assert all(item.frames is not None for item in loaded)
+
+
+def test_what_was_expected_in_vain_is_dropped(tmp_path: Path) -> None:
+    documents = collection(tmp_path, 8)
+    with loader(1) as media_loader:
+        media_loader.expect(documents[2:4])
+        list(media_loader.load(documents[:2]))
+        loaded = list(media_loader.load(documents[5:]))
+        assert [item.document for item in loaded] == documents[5:]
+        media_loader.expect(documents[:1])
+        list(media_loader.load([]))
+        assert media_loader.losses == {}
 
 
 def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
@@ -106,11 +131,7 @@ def test_damage_by_policy(tmp_path: Path, workers: int, caplog: pytest.LogCaptur
         (Modality.AUDIO, "missing"),
         (Modality.IMAGE, "corrupt"),
     ]
-    assert media_loader.report.counts()["damaged"] == {
-        "audio": {"missing": 1},
-        "image": {"corrupt": 1},
-        "video": {"empty": 1},
-    }
+    assert media_loader.losses == {"audio missing": 1, "image corrupt": 1, "video empty": 1}
     for name in ("1.mp4", "2.m4a", "2.png", "d1", "d2"):
         assert name in caplog.text
 
@@ -123,7 +144,7 @@ def test_damage_by_policy(tmp_path: Path, workers: int, caplog: pytest.LogCaptur
         False,
     ]
     assert [item.frames is None for item in loaded] == [False, True, True, False]
-    assert media_loader.report.skipped == 2
+    assert media_loader.losses["documents skipped"] == 2
 
     with loader(workers) as media_loader:
         arriving = media_loader.load(documents)
@@ -154,7 +175,7 @@ def test_lost_frames_and_silence_are_counted(
     assert loaded.frames is not None
     assert loaded.frames.numbers.tolist() == [1]
     assert loaded.document == document
-    assert (media_loader.report.lost_frames, media_loader.report.silent) == (1, 1)
+    assert media_loader.losses == {"frames lost": 1, "sounds silent": 1}
     assert "1 of 2 chosen frames are lost" in caplog.text  # said in a worker, logged here
     assert "silence" in caplog.text
 

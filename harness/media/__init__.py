@@ -13,10 +13,10 @@ from harness.media.image import read_image
 from harness.media.loader import (
     Damage,
     DamagePolicy,
-    DamageReport,
     LoadedDocument,
     MediaLoader,
 )
+from harness.media.settings import MediaSettings
 from harness.media.values import (
     VERSION,
     AudioSampling,
@@ -33,13 +33,13 @@ __all__ = [
     "Damage",
     "DamageKind",
     "DamagePolicy",
-    "DamageReport",
     "DamagedMediaError",
     "FrameCache",
     "FrameSampling",
     "Frames",
     "LoadedDocument",
     "MediaLoader",
+    "MediaSettings",
     "Waveform",
     "check_frames",
     "read_audio",

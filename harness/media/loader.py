@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -65,43 +65,6 @@ class LoadedDocument:
     damaged: tuple[Damage, ...] = ()
 
 
-@dataclass(slots=True)
-class DamageReport:
-    """Counts over the documents loaded so far.
-
-    Attributes
-    ----------
-    damaged
-        ``{modality: {kind: files}}``.
-    skipped
-        Documents that lost every modality by the policy ``skip-document``.
-    lost_frames
-        Chosen frames that could not be decoded, of videos that were used.
-    silent
-        Sounds that were used and hold silence.
-    decoding, waiting
-        Seconds that the workers decoded, all together, and that the consumer waited for them.
-    """
-
-    damaged: dict[str, Counter[DamageKind]] = field(default_factory=dict)
-    skipped: int = 0
-    lost_frames: int = 0
-    silent: int = 0
-    decoding: float = 0.0
-    waiting: float = 0.0
-
-    def counts(self) -> dict[str, Any]:
-        """Return what does not depend on the machine, as JSON values."""
-        return {
-            "damaged": {
-                name: dict(sorted(row.items())) for name, row in sorted(self.damaged.items())
-            },
-            "skipped_documents": self.skipped,
-            "lost_frames": self.lost_frames,
-            "silent": self.silent,
-        }
-
-
 class MediaLoader:
     """Decodes the media of documents in worker processes, ahead of the consumer and in order.
 
@@ -129,11 +92,17 @@ class MediaLoader:
         Where decoded frames are kept; None keeps none.
     key_frames
         Returns the numbers of a document's key frames, for sampling by them.
+    losses
+        Where to count what could not be used; None makes a counter.
 
     Attributes
     ----------
-    report
-        What was found so far.
+    losses
+        Files by modality and kind of damage (``video missing``); ``documents skipped``, which
+        lost every modality by the policy ``skip-document``; ``frames lost``, which could not be
+        decoded, of videos that were used; ``sounds silent``, which were used.
+    decoding, waiting
+        Seconds that the workers decoded, all together, and that the consumer waited for them.
     """
 
     def __init__(
@@ -146,6 +115,7 @@ class MediaLoader:
         workers: int | None = None,
         cache: FrameCache | None = None,
         key_frames: Callable[[Document], Sequence[int] | None] | None = None,
+        losses: Counter[str] | None = None,
     ) -> None:
         if on_damaged not in ("fail", "skip-modality", "skip-document"):
             raise UsageError(
@@ -157,7 +127,10 @@ class MediaLoader:
         self._policy, self._cache, self._key_frames = on_damaged, cache, key_frames
         self._workers = min(usable_cores(), 8) if workers is None else workers
         self._pool: Workers | None = None
-        self.report = DamageReport()
+        self._expected: deque[Document] = deque()
+        self._begun: _Pending = deque()
+        self.losses: Counter[str] = Counter() if losses is None else losses
+        self.decoding = self.waiting = 0.0
 
     def identity(self) -> dict[str, Any]:
         """Return, as JSON values, what determines the output: for fingerprints."""
@@ -168,11 +141,15 @@ class MediaLoader:
             "on_damaged": self._policy,
         }
 
+    def expect(self, documents: Iterable[Document]) -> None:
+        """Say what comes after the next `load`, so that workers begin on it when they are free."""
+        self._expected = deque(documents if self._workers else ())
+
     def load(self, documents: Iterable[Document]) -> Iterator[LoadedDocument]:
         """Yield the documents in their order, their media decoded.
 
-        At most ``2 * workers`` documents are held decoded. Closing the iterator, or Ctrl-C, drops
-        what was not begun.
+        At most ``2 * workers`` documents are held decoded, those that are expected included.
+        Closing the iterator, or Ctrl-C, drops what was not begun.
 
         Raises
         ------
@@ -185,25 +162,30 @@ class MediaLoader:
             for document in documents:
                 begun = time.perf_counter()
                 decoded = decode(self._job(document))
-                self.report.waiting += time.perf_counter() - begun
+                self.waiting += time.perf_counter() - begun
                 yield self._settled(document, decoded)
             return
-        if self._pool is None:
-            self._pool = start_workers(self._workers)
         pending: _Pending = deque()
+        most = _AHEAD * self._workers
         try:
             for document in documents:
-                pending.append((document, self._pool.submit(decode, self._job(document))))
-                if len(pending) > _AHEAD * self._workers:
+                pending.append((document, self._future(document)))
+                if len(pending) > most:
                     yield self._settled(*self._awaited(pending))
             while pending:
+                while self._expected and len(pending) + len(self._begun) <= most:
+                    expected = self._expected.popleft()
+                    self._begun.append((expected, self._submitted(expected)))
                 yield self._settled(*self._awaited(pending))
-        finally:
-            for _, future in pending:
-                future.cancel()
+        except BaseException:
+            self._drop(pending)
+            self._drop(self._begun)
+            raise
 
     def close(self) -> None:
         """End the workers; what they are decoding comes to its end first."""
+        self._expected.clear()
+        self._begun.clear()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -224,9 +206,27 @@ class MediaLoader:
             cache=self._cache,
         )
 
-    def _awaited(
-        self, pending: deque[tuple[Document, Future[Decoded]]]
-    ) -> tuple[Document, Decoded]:
+    def _future(self, document: Document) -> Future[Decoded]:
+        """Return what a worker makes of a document; perhaps it began when that was expected."""
+        if self._begun:
+            expected, future = self._begun.popleft()
+            if expected.id == document.id and expected.media == document.media:
+                return future
+            future.cancel()
+            self._drop(self._begun)
+        return self._submitted(document)
+
+    def _submitted(self, document: Document) -> Future[Decoded]:
+        if self._pool is None:
+            self._pool = start_workers(self._workers)
+        return self._pool.submit(decode, self._job(document))
+
+    def _drop(self, pending: _Pending) -> None:
+        for _, future in pending:
+            future.cancel()
+        pending.clear()
+
+    def _awaited(self, pending: _Pending) -> tuple[Document, Decoded]:
         """Return the next document with what a worker made of it."""
         begun = time.perf_counter()
         document, future = pending[0]
@@ -234,6 +234,7 @@ class MediaLoader:
             decoded = future.result()
         except BrokenProcessPool as error:
             self._pool = None
+            self._begun.clear()
             due = ", ".join(document.id for document, _ in list(pending)[: self._workers])
             raise DataError(
                 "a worker process that decodes media ended abruptly: out of memory, or a file that "
@@ -241,7 +242,7 @@ class MediaLoader:
                 "remove that file."
             ) from error
         pending.popleft()
-        self.report.waiting += time.perf_counter() - begun
+        self.waiting += time.perf_counter() - begun
         for record in decoded.records:
             if log.isEnabledFor(record.levelno):
                 log.handle(record)
@@ -249,11 +250,11 @@ class MediaLoader:
 
     def _settled(self, document: Document, decoded: Decoded) -> LoadedDocument:
         """Apply the policy, count and log; done in the order of the documents."""
-        self.report.decoding += decoded.seconds
+        self.decoding += decoded.seconds
         damaged = []
         for modality, error in decoded.errors.items():
             damaged.append(Damage(modality, error.file, error.kind, error.reason))
-            self.report.damaged.setdefault(modality.label, Counter())[error.kind] += 1
+            self.losses[f"{modality.label} {error.kind}"] += 1
             if self._policy == "fail":
                 raise error
             log.warning(
@@ -261,12 +262,12 @@ class MediaLoader:
                 document.id, modality.label, error.kind, describe(error.file), error.reason,
             )  # fmt: skip
         if damaged and self._policy == "skip-document":
-            self.report.skipped += 1
+            self.losses["documents skipped"] += 1
             return LoadedDocument(document.only(frozenset()), damaged=tuple(damaged))
-        if decoded.frames is not None:
-            self.report.lost_frames += decoded.frames.lost
+        if decoded.frames is not None and decoded.frames.lost:
+            self.losses["frames lost"] += decoded.frames.lost
         if decoded.waveform is not None and decoded.waveform.silent:
-            self.report.silent += 1
+            self.losses["sounds silent"] += 1
             log.info("document %s: its sound is silence", document.id)
         return LoadedDocument(
             document.only(document.modalities - decoded.errors.keys()),
