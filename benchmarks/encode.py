@@ -29,9 +29,9 @@ from harness.progress import Progress
 from harness.registry import make_task
 from harness.types import Document, Modality
 from retrievers.clamr.encoder import Clamr
-from retrievers.clamr.form import TEXTS
-from retrievers.clamr.sequence import Content
 from retrievers.clamr.settings import ClamrSettings
+from retrievers.qwen.form import TEXTS
+from retrievers.qwen.sequence import Content
 
 PLAIN, LONGEST, OURS = "plain, padded to 2,048", "plain, padded to the longest", "ours"
 BATCH = 4

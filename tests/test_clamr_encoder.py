@@ -19,11 +19,11 @@ from harness.late_interaction import TokenEmbeddings, max_sim
 from harness.registry import make_retriever
 from harness.results import ResultsStore
 from harness.types import Document, Media, Modality, Query
-from retrievers.clamr.ahead import Ahead
-from retrievers.clamr.encoder import BUILT_IN, VERSION, Clamr
-from retrievers.clamr.engine import grouped
-from retrievers.clamr.sequence import Content, Tokens
-from retrievers.clamr.tiny import TINY
+from retrievers.clamr.encoder import CLAMR, Clamr
+from retrievers.qwen.ahead import Ahead
+from retrievers.qwen.engine import grouped
+from retrievers.qwen.sequence import Content, Tokens
+from retrievers.qwen.tiny import TINY
 from tests.clamr_cases import FIXTURES, OMNI, VL, clamr, documents, frames, pooled, queries
 from tests.conftest import Command
 
@@ -329,7 +329,7 @@ def test_pooled_is_the_last_state_and_one_vector(tmp_path: Path) -> None:
 def test_a_changed_output_needs_another_version(tmp_path: Path) -> None:
     """Vectors of random weights are stored: who changes them must raise `VERSION`."""
     with np.load(FIXTURES / "clamr_version.npz") as stored:
-        assert stored["version"] == VERSION, "made by another version: make the fixture anew"
+        assert stored["version"] == CLAMR.version, "made by another version: make the fixture anew"
         for name, weights in (("vl", VL), ("omni", OMNI)):
             encoder = clamr(weights)
             found = encoder.encode_documents(documents(tmp_path))
@@ -357,7 +357,7 @@ def test_listing_and_making_import_no_torch() -> None:
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.setattr("retrievers.clamr.encoder.find_spec", lambda name: None)
+    monkeypatch.setattr("retrievers.qwen.encoder.find_spec", lambda name: None)
     with pytest.raises(UsageError) as error:
         _ = make_retriever("clamr/tiny").fingerprint
     for word in ("torch", "peft", "transformers 5.22", "clamr-bench[models]"):
@@ -368,7 +368,7 @@ def test_weights_that_were_never_trained_say_so() -> None:
     for address in ("clamr/tiny", "clamr/tiny-omni", "clamr-pooled/tiny"):
         assert make_retriever(address).untrained
     assert not make_retriever(f"clamr/{VL}").untrained
-    assert tuple(TINY) == BUILT_IN
+    assert tuple(TINY) == CLAMR.built_in
 
 
 def test_from_mp4_to_a_ranking(bench: Command, tmp_path: Path) -> None:
@@ -384,3 +384,31 @@ def test_from_mp4_to_a_ranking(bench: Command, tmp_path: Path) -> None:
     assert saved.result.retriever.address == "clamr/tiny"
     # By chance 0.38: equal words find each other even without training.
     assert saved.result.breakdowns["query_type"]["asr"].measures["nDCG@10"].mean > 0.5
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_a_text_longer_than_its_length_is_counted_once(compat: bool) -> None:
+    texts = {Modality.OCR: "LIVE " * 20, Modality.ASR: "short"}
+    encoder = clamr("tiny", ocr_length=8, compat=compat)
+    encoder.encode_documents([Document("d", texts), Document("e", {Modality.OCR: "LIVE"})])
+    assert encoder.losses == {"ocr cut": 1}
+    # The reference cuts the whole at 2,048 tokens: its last texts give way.
+    encoder = clamr("tiny", asr_length=4000, description_length=4000, compat=compat)
+    long = {Modality.ASR: "river " * 1700, Modality.DESCRIPTION: "crowd " * 500}
+    encoder.encode_documents([Document("d", long)])
+    assert encoder.losses == ({"description cut": 1} if compat else {})
+
+
+def test_media_expected_are_decoded_ahead_and_the_parts_of_time_are_told(tmp_path: Path) -> None:
+    encoder = clamr("tiny", workers=1)
+    batch = documents(tmp_path)
+    encoder.expect(batch[3:])
+    first = encoder.encode_documents(batch[:3])
+    second = encoder.encode_documents(batch[3:])
+    spent = encoder.seconds
+    encoder.close()
+    assert set(spent) == {"decode", "wait", "model"}
+    assert all(value > 0 for value in spent.values())
+    alone = clamr("tiny").encode_documents(batch)
+    both = TokenEmbeddings.concatenate([first, second])
+    np.testing.assert_allclose(both.vectors, alone.vectors, rtol=0, atol=1e-5)

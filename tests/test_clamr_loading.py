@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from harness.errors import ClamrBenchError, PluginError, UsageError
-from retrievers.clamr.adapter import PROJECTION_FILE, inject, lora_targets, save_adapter
-from retrievers.clamr.checkpoint import blank
-from retrievers.clamr.encoder import RELEASED
-from retrievers.clamr.form import OMNI as OMNI_FORM
-from retrievers.clamr.form import VL as VL_FORM
-from retrievers.clamr.loading import drawn_projection, find_weights, load
-from retrievers.clamr.names import here
+from retrievers.clamr.encoder import CLAMR
 from retrievers.clamr.settings import ClamrSettings
+from retrievers.qwen.adapter import PROJECTION_FILE, inject, lora_targets, save_adapter
+from retrievers.qwen.checkpoint import blank
+from retrievers.qwen.form import OMNI as OMNI_FORM
+from retrievers.qwen.form import VL as VL_FORM
+from retrievers.qwen.loading import drawn_projection, find_weights, load
+from retrievers.qwen.names import here
 from tests.clamr_cases import ADAPTER, OMNI, VL, clamr, documents, pooled, queries
 
 LAYER = "model.layers.0.mlp.up_proj"
@@ -31,7 +31,7 @@ Tensors = dict[str, torch.Tensor]
 
 def loaded(weights: Path, **settings: Any) -> Any:
     chosen = ClamrSettings(**settings)
-    return load(find_weights(str(weights), chosen), chosen)
+    return load(find_weights(str(weights), chosen), chosen, CLAMR)
 
 
 def refused(weights: Path | str, *words: str, **settings: Any) -> None:
@@ -144,7 +144,7 @@ def test_transformers_that_loads_other_values_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The silent fault of later versions: names fit, the language model stays at random."""
-    from retrievers.clamr import checkpoint
+    from retrievers.qwen import checkpoint
 
     real = checkpoint.CLASSES[VL_FORM.name]
 
@@ -166,8 +166,8 @@ def test_neither_a_folder_nor_a_hub_id() -> None:
 
 def test_a_hub_id_without_a_network_is_one_clear_message() -> None:
     with pytest.raises(PluginError) as error:
-        find_weights(RELEASED, ClamrSettings())
-    for word in (RELEASED, "cannot be fetched", f"hf download {RELEASED}", "tiny"):
+        find_weights(CLAMR.released, ClamrSettings())
+    for word in (CLAMR.released, "cannot be fetched", f"hf download {CLAMR.released}", "tiny"):
         assert word in str(error.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.late_interaction import max_sim
 from retrievers.clamr.encoder import Clamr
-from retrievers.clamr.sequence import Tokens
+from retrievers.qwen.sequence import Tokens
 from tests.clamr_cases import (
     ADAPTER,
     OMNI,

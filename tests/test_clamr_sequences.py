@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,24 @@ from pydantic import ValidationError
 from harness.errors import PluginError, UsageError
 from harness.settings import parse_model
 from harness.types import NO_MODALITY, Modality
-from retrievers.clamr.audio import Mel, sound_tokens, token_seconds
 from retrievers.clamr.compat import ReferencePrompt
-from retrievers.clamr.form import OMNI, TEXTS, VL, Form
-from retrievers.clamr.positions import positions_of
-from retrievers.clamr.prompt import Prompt
-from retrievers.clamr.sequence import Content, Tokens
+from retrievers.clamr.prompt import ClamrPrompt
 from retrievers.clamr.settings import ClamrSettings
-from retrievers.clamr.tiny import FOLDER
-from retrievers.clamr.tokens import Vocabulary
-from retrievers.clamr.vision import Patching, cut, patches_of, size_for
+from retrievers.qwen.audio import Mel, sound_tokens, token_seconds
+from retrievers.qwen.form import OMNI, TEXTS, VL, Form
+from retrievers.qwen.positions import positions_of
+from retrievers.qwen.sequence import Content, Tokens
+from retrievers.qwen.tiny import FOLDER
+from retrievers.qwen.tokens import Vocabulary
+from retrievers.qwen.vision import Patching, cut, patches_of, size_for
 
 VOCABULARY = Vocabulary(FOLDER)
 MEL = Mel(128)
 FRAME = np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
 
 
-def prompt(form: Form = OMNI, kind: type[Prompt] = Prompt, **values: Any) -> Prompt:
-    return kind(form, VOCABULARY, ClamrSettings(**values), Patching(), MEL)
+def prompt(form: Form = OMNI, kind: type[ClamrPrompt] = ClamrPrompt, **values: Any) -> ClamrPrompt:
+    return kind(form, VOCABULARY, ClamrSettings(**values), Patching(), MEL, Counter())
 
 
 def sound(samples: int, seed: int = 0) -> Any:

@@ -19,6 +19,7 @@ scoring options' part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +27,11 @@ from numpy.typing import NDArray
 
 from harness.errors import UsageError
 from harness.types import Modality
-from retrievers.clamr.form import OMNI, PREFIXES, TEXTS
-from retrievers.clamr.prompt import PAD, Prompt
-from retrievers.clamr.sequence import NOWHERE, Content, Tokens, TokensBuilder
-from retrievers.clamr.vision import Patches, cut, resized, size_for
+from retrievers.clamr.prompt import PREFIXES, ClamrPrompt
+from retrievers.qwen.form import OMNI, TEXTS
+from retrievers.qwen.prompt import PAD
+from retrievers.qwen.sequence import NOWHERE, Content, Tokens, TokensBuilder
+from retrievers.qwen.vision import Patches, cut, resized, size_for
 
 #: Tokens of a document, at most.
 LENGTH = 2048
@@ -37,7 +39,7 @@ LENGTH = 2048
 OMNI_PIXELS = (128 * 28 * 28, 768 * 28 * 28)
 
 
-class ReferencePrompt(Prompt):
+class ReferencePrompt(ClamrPrompt):
     """Makes the reference's sequences (see the module).
 
     `role` is what the Omni form's turn is headed by; the reference leaves it empty by a typing
@@ -45,6 +47,10 @@ class ReferencePrompt(Prompt):
     """
 
     role = ""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._lost: set[Modality] = set()
 
     def query(self, text: str) -> Tokens:
         """Return the query, cut with its augmentation tokens."""
@@ -60,10 +66,17 @@ class ReferencePrompt(Prompt):
             return self._apart(content)
         texts = {modality: self._cut(modality, content) for modality in self._texts}
         patches = self._patches(content)
-        said = "".join(f" {text}" for text, _ in texts.values())
-        ids = self._turn(patches, said)[:LENGTH]
+        said = "".join(f" {self.vocabulary.decode(text)}" for text in texts.values())
+        whole = self._turn(patches, said)
+        ids = whole[:LENGTH]
         self._check_fits(ids, patches)
-        labels = self._labels(ids, patches, [length for _, length in texts.values()])
+        over = len(whole) - LENGTH - len(self._footer)
+        for modality in reversed(texts):
+            if over > 0 and modality in content.texts:
+                self._lost.add(modality)
+            over -= len(texts[modality])
+        self._count()
+        labels = self._labels(ids, patches, [len(text) for text in texts.values()])
         return [self._tokens(ids, labels, patches)]
 
     @property
@@ -81,9 +94,9 @@ class ReferencePrompt(Prompt):
                 self._tokens(ids, np.full(len(ids), Modality.VIDEO, np.uint8), patches)
             )
         for modality in self._texts:
-            text = PREFIXES[modality] + content.texts.get(modality, "")
-            ids = self.vocabulary.encode_marked(text)[: self.settings.length_of(modality)]
+            ids = self._cut(modality, content)
             sequences.append(self._tokens(ids, np.full(len(ids), modality, np.uint8), None))
+        self._count()
         return sequences
 
     def _turn(self, patches: Patches | None, said: str) -> list[int]:
@@ -94,15 +107,23 @@ class ReferencePrompt(Prompt):
             header = header.removesuffix("user\n") + f"{self.role}\n"
         seen = ""
         if patches is not None:
-            name = PREFIXES[Modality.VIDEO] if self.form.names_media else ""
+            name = PREFIXES[Modality.VIDEO] if self.names_media else ""
             seen = name + marks.begin + marks.place * patches.tokens + marks.end
         return self.vocabulary.encode_marked(f"{header}{seen}{said}<|im_end|>\n")
 
-    def _cut(self, modality: Modality, content: Content) -> tuple[str, int]:
-        """Return a named text cut to its length, and the number of its tokens."""
+    def _cut(self, modality: Modality, content: Content) -> list[int]:
+        """Return the tokens of a named text, cut to its length."""
         text = PREFIXES[modality] + content.texts.get(modality, "")
-        ids = self.vocabulary.encode_marked(text)[: self.settings.length_of(modality)]
-        return self.vocabulary.decode(ids), len(ids)
+        ids, length = self.vocabulary.encode_marked(text), self.settings.length_of(modality)
+        if len(ids) > length:
+            self._lost.add(modality)
+        return ids[:length]
+
+    def _count(self) -> None:
+        """Count the texts of this document that were cut, each once."""
+        for modality in self._lost:
+            self.losses[f"{modality.label} cut"] += 1
+        self._lost.clear()
 
     def _labels(
         self, ids: list[int], patches: Patches | None, lengths: list[int]

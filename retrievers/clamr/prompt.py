@@ -7,37 +7,37 @@ a document lacks leaves nothing behind. `retrievers.clamr.compat` has the refere
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harness.types import Modality
-from retrievers.clamr.audio import sound_tokens, token_seconds
-from retrievers.clamr.form import PREFIXES, TEXTS, Form, Marks
-from retrievers.clamr.sequence import Content, Tokens, TokensBuilder
 from retrievers.clamr.settings import ClamrSettings
-from retrievers.clamr.tokens import Vocabulary
-from retrievers.clamr.vision import Patching, patches_of
+from retrievers.qwen.audio import sound_tokens, token_seconds
+from retrievers.qwen.form import OMNI, TEXTS, Form, Marks
+from retrievers.qwen.prompt import MelFeatures, Prompt
+from retrievers.qwen.sequence import Content, Tokens, TokensBuilder
+from retrievers.qwen.tokens import Vocabulary
+from retrievers.qwen.vision import Patching, patches_of
 
-PAD = "<|endoftext|>"
+#: What stands before the content of a modality.
+PREFIXES = {
+    Modality.VIDEO: "Video: ",
+    Modality.AUDIO: "Audio: ",
+    Modality.OCR: "OCR: ",
+    Modality.ASR: "ASR: ",
+    Modality.DESCRIPTION: "Description: ",
+}
 
 
-class Prompt:
-    """Makes sequences for one form, vocabulary and set of settings.
+class ClamrPrompt(Prompt):
+    """Makes CLaMR's sequences.
 
     Parameters
     ----------
-    form
-        Which published form.
-    vocabulary
-        The checkpoint's tokeniser.
+    form, vocabulary, patching, mel, losses
+        As for `retrievers.qwen.prompt.Prompt`.
     settings
         Lengths, prompts, pixels.
-    patching
-        How the vision tower cuts frames.
-    mel
-        Sound to mel features; None for a form that cannot hear.
     """
 
     def __init__(
@@ -46,12 +46,13 @@ class Prompt:
         vocabulary: Vocabulary,
         settings: ClamrSettings,
         patching: Patching,
-        mel: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None,
+        mel: MelFeatures | None,
+        losses: Counter[str],
     ) -> None:
-        self.form, self.vocabulary, self.settings = form, vocabulary, settings
-        self.patching = patching
-        self._mel = mel
-        self.pad = vocabulary.id(PAD)
+        super().__init__(form, vocabulary, patching, mel, losses)
+        self.settings = settings
+        #: The Omni form's media have names ("Video: "), the VL form's have none.
+        self.names_media = form is OMNI
         system = form.system if settings.system_prompt is None else settings.system_prompt
         self.header = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
         self._header = [
@@ -137,7 +138,7 @@ class Prompt:
         self, modality: Modality, marks: Marks, places: Callable[[TokensBuilder], None]
     ) -> Callable[[TokensBuilder], None]:
         def part(built: TokensBuilder) -> None:
-            if self.form.names_media:
+            if self.names_media:
                 built.add(self.vocabulary.encode(PREFIXES[modality])[0], modality)
             built.add([self._marks[marks.begin]], modality)
             places(built)
@@ -151,6 +152,8 @@ class Prompt:
         prefix = self.vocabulary.encode(name)[0]
         ids, offsets = self.vocabulary.encode(f" {text}")
         room = self.settings.length_of(modality) - len(prefix)
+        if len(ids) > room:
+            self.losses[f"{modality.label} cut"] += 1
 
         def part(built: TokensBuilder) -> None:
             built.add(prefix, modality)

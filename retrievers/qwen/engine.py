@@ -12,19 +12,15 @@ from torch import nn
 
 from harness.errors import PluginError
 from harness.types import Modality
-from retrievers.clamr.audio import Mel
-from retrievers.clamr.backbone import LateInteraction
-from retrievers.clamr.compat import ReferencePrompt
-from retrievers.clamr.prompt import Prompt
-from retrievers.clamr.sequence import Tokens
-from retrievers.clamr.settings import ClamrSettings
-from retrievers.clamr.tokens import Vocabulary
+from retrievers.qwen.backbone import LateInteraction
+from retrievers.qwen.prompt import Prompt
+from retrievers.qwen.sequence import Tokens
 
 #: Default budgets. A GPU of 80 GB holds 16,384 tokens of the 3B models with ease; a CPU is quickest
 #: where activations stay in its caches.
 _GPU_TOKENS, _CPU_TOKENS = 16384, 2048
 
-log = logging.getLogger("clamr_bench.clamr")
+log = logging.getLogger("clamr_bench.qwen")
 
 
 class Engine:
@@ -34,10 +30,10 @@ class Engine:
     ----------
     model
         The model, on its device.
-    vocabulary
-        Its tokeniser.
-    settings
-        Prompts, lengths, the token budget.
+    prompt
+        Makes its sequences.
+    batch_tokens
+        The token budget; None for the device's default.
     pooled
         Give one vector a sequence, the last token's hidden state, and not one a token.
     """
@@ -45,18 +41,14 @@ class Engine:
     def __init__(
         self,
         model: LateInteraction,
-        vocabulary: Vocabulary,
-        settings: ClamrSettings,
+        prompt: Prompt,
+        batch_tokens: int | None = None,
         pooled: bool = False,
     ) -> None:
-        self.model, self._pooled = model, pooled
+        self.model, self.prompt, self._pooled = model, prompt, pooled
         self.form = model.form
-        hears = self.form.audio is not None
-        mel = Mel(model.config.audio_config.num_mel_bins) if hears else None
-        prompt = ReferencePrompt if settings.compat else Prompt
-        self.prompt = prompt(self.form, vocabulary, settings, model.patching, mel)
         usual = _CPU_TOKENS if model.device.type == "cpu" else _GPU_TOKENS
-        self.budget = settings.batch_tokens or usual
+        self.budget = batch_tokens or usual
 
     def forward(self, sequences: Sequence[Tokens]) -> torch.Tensor:
         """Return unit vectors: float32, shape ``(sequences, length, dim)``, padded on the right.

@@ -25,7 +25,7 @@ class Ahead(Generic[T]):
         self._items = items
         self._made: Queue[tuple[T | None, BaseException | None, bool]] = Queue(depth)
         self._unwanted = threading.Event()
-        self._thread = threading.Thread(target=self._make, name="clamr-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._make, name="qwen-ahead", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""The two published forms of the model: what differs between their prompts and backbones."""
+"""The backbones: what differs between their marks, and which of them a retriever is made of."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ from harness.types import Modality
 
 #: Text modalities in the order in which the reference's training joins them.
 TEXTS = (Modality.OCR, Modality.ASR, Modality.DESCRIPTION)
-
-#: What stands before the text of a modality.
-PREFIXES = {
-    Modality.VIDEO: "Video: ",
-    Modality.AUDIO: "Audio: ",
-    Modality.OCR: "OCR: ",
-    Modality.ASR: "ASR: ",
-    Modality.DESCRIPTION: "Description: ",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +21,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form of CLaMR.
+    """One backbone.
 
     Attributes
     ----------
@@ -39,11 +30,9 @@ class Form:
     model_types
         ``model_type`` of the checkpoints' ``config.json``.
     system
-        System prompt.
+        Its own system prompt.
     video, audio
         Marks of frames and sound; `audio` is None for a form that cannot hear.
-    names_media
-        Whether "Video: " and "Audio: " stand before them.
     """
 
     name: str
@@ -51,7 +40,6 @@ class Form:
     system: str
     video: Marks
     audio: Marks | None
-    names_media: bool
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -66,7 +54,6 @@ VL = Form(
     system="You are a helpful assistant.",
     video=Marks("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"),
     audio=None,
-    names_media=False,
 )
 OMNI = Form(
     name="omni",
@@ -77,6 +64,37 @@ OMNI = Form(
     ),
     video=Marks("<|vision_bos|>", "<|VIDEO|>", "<|vision_eos|>"),
     audio=Marks("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"),
-    names_media=True,
 )
 FORMS = (VL, OMNI)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The published models that a retriever runs.
+
+    Attributes
+    ----------
+    name
+        What messages and fingerprints call it: the retriever's name.
+    version
+        Version of what sequences and vectors are: raise it when the same input would give others.
+    forms
+        Backbones that it is made of.
+    bases
+        Hub ids of such backbones, for messages.
+    released
+        Hub id of the default weights.
+    built_in
+        Names of weights that need no files.
+    draws_projection
+        Whether its adapters were saved without the base weights of their projection, which its
+        training drew from a seed (see `retrievers.qwen.loading.drawn_projection`).
+    """
+
+    name: str
+    version: int
+    forms: tuple[Form, ...]
+    bases: str
+    released: str
+    built_in: tuple[str, ...] = ()
+    draws_projection: bool = False

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.late_interaction.embeddings import SPAN_FIELDS
 from harness.types import NO_MODALITY, Modality
-from retrievers.clamr.vision import Frames, Patches
+from retrievers.qwen.vision import Frames, Patches
 
 #: The span of a token that stands for no part of the content.
 NOWHERE = (math.nan,) * len(SPAN_FIELDS)

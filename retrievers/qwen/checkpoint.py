@@ -21,11 +21,11 @@ from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from harness.errors import PluginError, UsageError
-from retrievers.clamr.backbone import CLASSES, DIM, LateInteraction
-from retrievers.clamr.form import FORMS, Form
-from retrievers.clamr.names import PROJECTION, here, listed
-from retrievers.clamr.settings import ClamrSettings
-from retrievers.clamr.source import CONFIG, Source, headers, opened
+from retrievers.qwen.backbone import CLASSES, DIM, LateInteraction
+from retrievers.qwen.form import Family, Form
+from retrievers.qwen.names import PROJECTION, here, listed
+from retrievers.qwen.settings import QwenSettings
+from retrievers.qwen.source import CONFIG, Source, headers, opened
 
 #: Values of each tensor that are looked up after loading.
 _PROBED = 16
@@ -39,7 +39,7 @@ class Place:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, settings: ClamrSettings) -> Place:
+    def of(cls, settings: QwenSettings) -> Place:
         """Return the place that the settings ask for.
 
         Raises
@@ -70,7 +70,7 @@ class Place:
         return cls(device, torch.float32 if device == "cpu" else torch.bfloat16)
 
 
-def form_at(source: Source) -> tuple[Form, Any]:
+def form_at(source: Source, family: Family) -> tuple[Form, Any]:
     """Return a checkpoint's form and its backbone's configuration.
 
     Raises
@@ -79,13 +79,13 @@ def form_at(source: Source) -> tuple[Form, Any]:
         If it is of another architecture, or has no readable configuration.
     """
     model_type = source.read_json(CONFIG).get("model_type")
-    for form in FORMS:
+    for form in family.forms:
         if model_type in form.model_types:
             break
     else:
         raise PluginError(
-            f"{source.name} is a {model_type!r} checkpoint: clamr is made of qwen2_5_vl or "
-            "qwen2_5_omni (Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-Omni-3B)."
+            f"{source.name} is a {model_type!r} checkpoint: {family.name} is made of "
+            f"{' or '.join(form.model_types[0] for form in family.forms)} ({family.bases})."
         )
     try:
         with quiet():
@@ -103,7 +103,7 @@ def blank(form: Form, config: Any, dim: int) -> LateInteraction:
         return LateInteraction(form, CLASSES[form.name](config), dim)
 
 
-def load_checkpoint(source: Source, settings: ClamrSettings) -> LateInteraction:
+def load_checkpoint(source: Source, settings: QwenSettings, family: Family) -> LateInteraction:
     """Load backbone and, if the files have it, projection; else the projection is unset (NaN).
 
     Raises
@@ -113,7 +113,7 @@ def load_checkpoint(source: Source, settings: ClamrSettings) -> LateInteraction:
     UsageError
         If the settings ask for what this machine cannot do.
     """
-    form, config = form_at(source)
+    form, config = form_at(source, family)
     place = Place.of(settings)
     files = headers(source.weight_files())
     own = {name: target for name in files if (target := here(name)) is not None}
@@ -178,7 +178,7 @@ def _account(
 
 
 def _loaded(
-    form: Form, source: Source, config: Any, settings: ClamrSettings, place: Place
+    form: Form, source: Source, config: Any, settings: QwenSettings, place: Place
 ) -> nn.Module:
     options: dict[str, Any] = {}
     if settings.quantise:
@@ -213,7 +213,7 @@ def _loaded(
     return loaded
 
 
-def _quantisation(settings: ClamrSettings, place: Place) -> BitsAndBytesConfig:
+def _quantisation(settings: QwenSettings, place: Place) -> BitsAndBytesConfig:
     # It warns of CPU kernels that it did not find and does not need.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Makes ``tokenizer.json`` of the tiny models: ``python -m retrievers.clamr.tiny.make_tokenizer``.
+"""Makes ``tokenizer.json`` of the tiny models: ``python -m retrievers.qwen.tiny.make_tokenizer``.
 
 Byte-level BPE, trained once on the texts and queries of the sample's train split (seed 0) and on
 the prompts. Any other text is spelt in bytes. The split into words, the normalisation and the marks
@@ -16,8 +16,9 @@ from tokenizers.trainers import BpeTrainer
 
 from harness.progress import Progress
 from harness.registry import make_task
-from retrievers.clamr.form import FORMS, PREFIXES
-from retrievers.clamr.tokens import TOKENIZER
+from retrievers.clamr.prompt import PREFIXES
+from retrievers.qwen.form import FORMS
+from retrievers.qwen.tokens import TOKENIZER
 
 #: Entries, the 256 bytes and the marks included: 1.3 tokens a word of the sample.
 SIZE = 3072

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from transformers import Qwen2_5_VLModel, Qwen2_5OmniThinkerModel
 
-from retrievers.clamr.form import OMNI, VL, Form
-from retrievers.clamr.positions import positions_of
-from retrievers.clamr.sequence import Tokens
-from retrievers.clamr.vision import MEAN, STD, Patching
+from retrievers.qwen.audio import Mel
+from retrievers.qwen.form import OMNI, VL, Form
+from retrievers.qwen.positions import positions_of
+from retrievers.qwen.sequence import Tokens
+from retrievers.qwen.vision import MEAN, STD, Patching
 
 CLASSES: dict[str, Any] = {VL.name: Qwen2_5_VLModel, OMNI.name: Qwen2_5OmniThinkerModel}
 
@@ -107,6 +108,10 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is not typed he
             else config.vision_config.tokens_per_second
         )
         return step
+
+    def mel(self) -> Mel | None:
+        """Return what makes the features of sound; None for a form that cannot hear."""
+        return Mel(self.config.audio_config.num_mel_bins) if self.form.audio else None
 
     def collate(self, sequences: list[Tokens], pad: int) -> Batch:
         """Pad sequences to one batch.

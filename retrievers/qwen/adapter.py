@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import PluginError
-from retrievers.clamr.backbone import LateInteraction
-from retrievers.clamr.names import PROJECTION, form_of, here, listed
-from retrievers.clamr.source import (
+from retrievers.qwen.backbone import LateInteraction
+from retrievers.qwen.names import PROJECTION, form_of, here, listed
+from retrievers.qwen.source import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     Source,

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 
 from harness.errors import PluginError, UsageError
-from retrievers.clamr.adapter import PROJECTION_FILE, load_adapter, read_projection
-from retrievers.clamr.backbone import DIM, LateInteraction
-from retrievers.clamr.checkpoint import load_checkpoint
-from retrievers.clamr.names import PROJECTION
-from retrievers.clamr.settings import ClamrSettings
-from retrievers.clamr.source import ADAPTER_CONFIG, Source, find, headers
+from retrievers.qwen.adapter import PROJECTION_FILE, load_adapter, read_projection
+from retrievers.qwen.backbone import DIM, LateInteraction
+from retrievers.qwen.checkpoint import load_checkpoint
+from retrievers.qwen.form import Family
+from retrievers.qwen.names import PROJECTION
+from retrievers.qwen.settings import QwenSettings
+from retrievers.qwen.source import ADAPTER_CONFIG, Source, find, headers
 
-#: Seed under which the reference draws the projection's base weights.
+#: Seed under which CLaMR's training draws the projection's base weights.
 SEED = 42
 
-log = logging.getLogger("clamr_bench.clamr")
+log = logging.getLogger("clamr_bench.qwen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Weights:
         return {"base": self.base.identity(), "adapter": adapter}
 
 
-def find_weights(address: str, settings: ClamrSettings) -> Weights:
+def find_weights(address: str, settings: QwenSettings) -> Weights:
     """Return the files behind an address.
 
     Raises
@@ -68,7 +69,7 @@ def find_weights(address: str, settings: ClamrSettings) -> Weights:
     return Weights(find(base), source)
 
 
-def has_projection(weights: Weights, settings: ClamrSettings) -> bool:
+def has_projection(weights: Weights, settings: QwenSettings) -> bool:
     """Return whether the projection, or an adapter's change to it, comes from a file."""
     if weights.adapter is not None or settings.projection:
         return True
@@ -76,13 +77,17 @@ def has_projection(weights: Weights, settings: ClamrSettings) -> bool:
     return any(name.startswith(PROJECTION) for name in names)
 
 
-def load(weights: Weights, settings: ClamrSettings, *, project: bool = True) -> LateInteraction:
+def load(
+    weights: Weights, settings: QwenSettings, family: Family, *, project: bool = True
+) -> LateInteraction:
     """Load a model.
 
     Parameters
     ----------
     weights, settings
         The files, and how they are loaded.
+    family
+        What they may be.
     project
         Whether the projection is used; one that is not is left out of all notes.
 
@@ -91,8 +96,8 @@ def load(weights: Weights, settings: ClamrSettings, *, project: bool = True) -> 
     PluginError, UsageError
         If anything does not fit (see `load_checkpoint`, `load_adapter`).
     """
-    model = load_checkpoint(weights.base, settings)
-    _project(model, weights, settings, told=project)
+    model = load_checkpoint(weights.base, settings, family)
+    _project(model, weights, settings, family, told=project)
     if weights.adapter is not None:
         load_adapter(model, weights.adapter)
     model.eval()
@@ -100,7 +105,7 @@ def load(weights: Weights, settings: ClamrSettings, *, project: bool = True) -> 
 
 
 def _project(
-    model: LateInteraction, weights: Weights, settings: ClamrSettings, *, told: bool
+    model: LateInteraction, weights: Weights, settings: QwenSettings, family: Family, *, told: bool
 ) -> None:
     """Fill the projection's base weights, unless the checkpoint did."""
     beside = weights.adapter.folder / PROJECTION_FILE if weights.adapter else None
@@ -110,6 +115,12 @@ def _project(
         return
     if not model.custom_text_proj.weight.isnan().any():
         return
+    if weights.adapter is not None and not family.draws_projection:
+        raise PluginError(
+            f"neither adapter {weights.adapter.name} nor its base checkpoint {weights.base.name} "
+            f"has the projection ({PROJECTION}): set base to the checkpoint that the adapter's "
+            f"{ADAPTER_CONFIG} names, or projection to a file."
+        )
     _set(model, drawn_projection(model.custom_text_proj.in_features), "seed")
     if not told:
         return
@@ -122,15 +133,15 @@ def _project(
         return
     log.warning(
         "adapter %s does not carry the base weights of its projection (%s): they are drawn anew as "
-        "the reference's training draws them (seed %d, float16, standard deviation 0.02). If it "
+        "%s's training draws them (seed %d, float16, standard deviation 0.02). If it "
         "was trained from another seed, scores are lower than published; with the true weights, "
         "set projection to their file.",
-        weights.adapter.name, PROJECTION, SEED,
+        weights.adapter.name, PROJECTION, family.name, SEED,
     )  # fmt: skip
 
 
 def drawn_projection(hidden: int, dim: int = DIM) -> dict[str, torch.Tensor]:
-    """Return the projection that the reference starts from.
+    """Return the projection that CLaMR's training starts from.
 
     Its training sets the seed, loads the backbone in float16 (4-bit) and so draws this one layer,
     which the backbone's checkpoint lacks, first. It saves only the layer's LoRA part.

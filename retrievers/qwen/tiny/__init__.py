@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5OmniThinkerConfig
 
-from retrievers.clamr.backbone import CLASSES, LateInteraction
-from retrievers.clamr.form import OMNI, VL, Form, Marks
-from retrievers.clamr.tokens import Vocabulary
+from retrievers.qwen.backbone import CLASSES, LateInteraction
+from retrievers.qwen.form import OMNI, VL, Form, Marks
+from retrievers.qwen.tokens import Vocabulary
 
 #: Holds the tokeniser.
 FOLDER = Path(__file__).parent

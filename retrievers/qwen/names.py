@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from retrievers.clamr.form import OMNI, VL, Form
+from retrievers.qwen.form import OMNI, VL, Form
 
 PROJECTION = "custom_text_proj"
 

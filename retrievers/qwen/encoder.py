@@ -1,0 +1,276 @@
+"""What encoders on a Qwen backbone share. torch is imported when the model is first used."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from harness.encoder import Encoder
+from harness.errors import UsageError
+from harness.late_interaction import TokenEmbeddings
+from harness.media import AudioSampling, LoadedDocument, MediaLoader
+from harness.types import Document, Modality, Query
+from retrievers.qwen.ahead import Ahead
+from retrievers.qwen.form import Family
+from retrievers.qwen.sequence import Content, Tokens
+from retrievers.qwen.settings import QwenSettings
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from retrievers.qwen.backbone import LateInteraction
+    from retrievers.qwen.engine import Engine
+    from retrievers.qwen.loading import Weights
+    from retrievers.qwen.prompt import Prompt
+    from retrievers.qwen.tokens import Vocabulary
+
+#: Sampling rate of Whisper's features.
+RATE = 16_000
+
+#: Token budgets that are sorted by length together.
+_TOGETHER = 4
+
+
+class QwenEncoder(Encoder):
+    """Late interaction over the tokens of a Qwen backbone.
+
+    A retriever says what its `family` is and makes its prompts.
+    """
+
+    Settings: ClassVar[type[QwenSettings]] = QwenSettings
+    settings: QwenSettings
+    family: ClassVar[Family]
+    #: Whether an item is one vector, its last token's hidden state.
+    pooled: ClassVar[bool] = False
+
+    def __init__(self, name: str, weights: str | None, settings: QwenSettings) -> None:
+        super().__init__(name, weights, settings)
+        self._computing = 0.0
+        built_in = weights in self.family.built_in
+        self.untrained = built_in
+        if built_in and (settings.base or settings.projection):
+            raise UsageError(
+                f"{name}/{weights} is whole: leave the settings base and projection out."
+            )
+        if weights and not built_in and Path(weights).expanduser().is_dir():
+            self.untrained = not self._is_trained()
+
+    @abstractmethod
+    def make_prompt(self, model: LateInteraction, vocabulary: Vocabulary) -> Prompt:
+        """Return what makes the sequences for a model."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds that workers decoded, that the model waited for them, and that it computed."""
+        return {
+            "decode": self._loader.decoding,
+            "wait": self._loader.waiting,
+            "model": self._computing,
+        }
+
+    def expect(self, documents: Sequence[Document]) -> None:
+        """Let the workers begin on the documents after the next batch when they are free."""
+        self._loader.expect(self._readable(documents))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the files' hashes or commits, the precision, and what the media reader does."""
+        check_installed(self.name)
+        from retrievers.qwen.checkpoint import Place
+
+        files = self._weights
+        return {
+            self.family.name: self.family.version,
+            "files": self.weights if files is None else files.identity(),
+            "dtype": str(Place.of(self.settings).dtype).removeprefix("torch."),
+            "media": self._loader.identity(),
+        }
+
+    def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
+        """Return a vector for each token of a query, its augmentation included; pooled: one."""
+        sequences = [self.engine.prompt.query(query.text) for query in batch]
+        return self._packed([[tokens] for tokens in sequences], self._encoded(sequences))
+
+    def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
+        """Return the vectors of the documents' tokens, and where in its source each comes from.
+
+        Media are decoded ahead of the model.
+        """
+        engine = self.engine
+        made: list[list[Tokens]] = []
+        vectors: list[NDArray[np.float32]] = []
+        waiting: list[Tokens] = []
+        ahead = (engine.prompt.document(content) for content in self._contents(batch))
+        for sequences in Ahead(ahead, depth=len(batch)):
+            made.append(sequences)
+            waiting.extend(sequences)
+            # Several budgets together, so that like lengths meet; not all documents, so that the
+            # rest is decoded while the model works.
+            if sum(map(len, waiting)) >= _TOGETHER * engine.budget:
+                vectors.extend(self._encoded(waiting))
+                waiting = []
+        vectors.extend(self._encoded(waiting))
+        return self._packed(made, vectors)
+
+    def query_tokens(self, query: Query) -> Sequence[str] | None:
+        """Return the text of each token of a query; None for a pooled vector."""
+        if self.pooled:
+            return None
+        prompt = self.engine.prompt
+        return [prompt.vocabulary.spell(number) for number in prompt.query(query.text).ids.tolist()]
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model (see `harness.encoder.Trainable`)."""
+        return self.engine.model
+
+    def lora_targets(self) -> Sequence[str]:
+        """Return the linear layers of the language model, and the projection."""
+        from retrievers.qwen.adapter import lora_targets
+
+        return lora_targets(self.engine.model)
+
+    def forward_queries(self, batch: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
+        return self.engine.padded([[self.engine.prompt.query(query.text)] for query in batch])
+
+    def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
+        prompt = self.engine.prompt
+        return self.engine.padded([prompt.document(content) for content in self._contents(batch)])
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded once, when it is first needed."""
+        check_installed(self.name)
+        from retrievers.qwen.engine import Engine
+        from retrievers.qwen.loading import load
+        from retrievers.qwen.tiny import tiny_model
+        from retrievers.qwen.tokens import Vocabulary
+
+        if self._weights is None:
+            model, folder = tiny_model(str(self.weights))
+        else:
+            model = load(self._weights, self.settings, self.family, project=not self.pooled)
+            folder = self._weights.base.folder
+            self.untrained = not self._is_trained()
+        self._check_modalities(model.form.modalities)
+        prompt = self.make_prompt(model, Vocabulary(folder))
+        return Engine(model, prompt, self.settings.batch_tokens, pooled=self.pooled)
+
+    def close(self) -> None:
+        """End the processes that decode media; they are started again when needed."""
+        self._loader.close()
+
+    def _is_trained(self) -> bool:
+        """Return whether all that makes a vector was trained; a bare backbone's projection not."""
+        check_installed(self.name)
+        from retrievers.qwen.loading import has_projection
+
+        files = self._weights
+        return files is not None and (self.pooled or has_projection(files, self.settings))
+
+    def _check_modalities(self, readable: Sequence[Modality]) -> None:
+        strange = [m.label for m in self.settings.encode_modalities or () if m not in readable]
+        if strange:
+            raise UsageError(
+                f"encode_modalities asks for {', '.join(strange)}, which these weights cannot "
+                f"read: choose from {', '.join(m.label for m in readable)}"
+                + (" (sound needs the Omni form)." if "audio" in strange else ".")
+            )
+
+    @cached_property
+    def _weights(self) -> Weights | None:
+        """The files; None for built-in weights."""
+        if self.weights in self.family.built_in:
+            return None
+        from retrievers.qwen.loading import find_weights
+
+        return find_weights(self.weights or self.family.released, self.settings)
+
+    @cached_property
+    def _loader(self) -> MediaLoader:
+        settings = self.settings
+        reads = settings.encode_modalities or tuple(Modality)
+        return settings.loader(
+            video=Modality.VIDEO in reads,
+            audio=AudioSampling(RATE, settings.audio_seconds) if Modality.AUDIO in reads else None,
+            losses=self.losses,
+        )
+
+    def _readable(self, documents: Sequence[Document]) -> Iterator[Document]:
+        """Yield the documents with what the model reads of them."""
+        form, asked = self.engine.form, self.settings.encode_modalities
+        reads = frozenset(form.modalities if asked is None else asked)
+        return (document.only(reads) for document in documents)
+
+    def _contents(self, batch: Sequence[Document]) -> Iterator[Content]:
+        """Yield the documents' content, decoded ahead."""
+        return map(_content, self._loader.load(self._readable(batch)))
+
+    def _encoded(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float32]]:
+        begun = time.perf_counter()
+        vectors = self.engine.encode(sequences)
+        self._computing += time.perf_counter() - begun
+        return vectors
+
+    def _packed(
+        self, items: Sequence[Sequence[Tokens]], vectors: Sequence[NDArray[np.float32]]
+    ) -> TokenEmbeddings:
+        """Join the vectors of each item's sequences, which follow one another."""
+        parts, rest = [], iter(vectors)
+        for sequences in items:
+            found = [next(rest) for _ in sequences]
+            if not found:
+                parts.append(TokenEmbeddings.of([{}]))
+            elif self.pooled:
+                parts.append(TokenEmbeddings.of([{Modality.TEXT: np.concatenate(found)}]))
+            else:
+                numbers = np.concatenate([tokens.modalities for tokens in sequences])
+                parts.append(
+                    TokenEmbeddings.from_padded(
+                        np.concatenate(found)[None],
+                        np.ones((1, len(numbers)), np.int64),
+                        numbers[None],
+                        spans=np.concatenate([tokens.spans for tokens in sequences])[None],
+                        keep_unassigned=True,
+                    )
+                )
+        return TokenEmbeddings.concatenate(parts)
+
+
+def check_installed(name: str) -> None:
+    """Check that the libraries of the extra are there, and new enough.
+
+    Raises
+    ------
+    UsageError
+        Saying what to install.
+    """
+    missing = [name for name in ("torch", "peft", "tokenizers") if find_spec(name) is None]
+    try:
+        # The class that is Omni without a voice came with 5.22.
+        from transformers import Qwen2_5OmniThinkerModel  # noqa: F401
+    except ImportError:
+        missing.append("transformers 5.22 or later")
+    if missing:
+        raise UsageError(
+            f"{name} needs {', '.join(missing)}: pip install --upgrade 'clamr-bench[models]'."
+        )
+
+
+def _content(loaded: LoadedDocument) -> Content:
+    frames, sound = loaded.frames, loaded.waveform
+    return Content(
+        frames=() if frames is None else list(frames.pixels),
+        seconds=() if frames is None else frames.seconds.tolist(),
+        sound=None if sound is None else sound.samples,
+        texts=loaded.document.texts,
+    )
