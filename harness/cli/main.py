@@ -19,7 +19,18 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import cache, data, evaluate, explain, leaderboard, plugins, results, run, submit
+from harness.cli import (
+    cache,
+    data,
+    evaluate,
+    explain,
+    fuse,
+    leaderboard,
+    plugins,
+    results,
+    run,
+    submit,
+)
 from harness.errors import ClamrBenchError, PluginError
 from harness.workspace import storage_error
 
@@ -32,6 +43,7 @@ app = typer.Typer(
 )
 run.register(app)
 evaluate.register(app)
+fuse.register(app)
 explain.register(app)
 submit.register(app)
 plugins.register(app)
