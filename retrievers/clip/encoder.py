@@ -1,0 +1,224 @@
+"""CLIP and SigLIP as encoders of the harness. torch is imported when a model is first used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from harness.encoder import Encoder
+from harness.late_interaction import TokenEmbeddings
+from harness.media import LoadedDocument, MediaLoader
+from harness.plugin import About
+from harness.retriever import Capabilities
+from harness.types import Document, Modality, Query
+from retrievers.clip.family import CLIP, READS, SIGLIP, TINY, Family
+from retrievers.clip.settings import ClipSettings, SiglipSettings
+from retrievers.qwen.ahead import Ahead
+from retrievers.qwen.encoder import check_installed
+
+if TYPE_CHECKING:
+    import torch
+
+    from retrievers.clip.engine import Engine
+    from retrievers.clip.pieces import Piece
+    from retrievers.qwen.source import Source
+
+#: Version of what pieces and vectors are: raise it when the same input would give others.
+VERSION = 1
+
+#: Documents that are prepared ahead of the model: 16 frames of 224 x 224 pixels take 10 MB.
+_AHEAD = 8
+
+#: Batches of images that go to the model together; the documents after them are decoded meanwhile.
+_TOGETHER = 4
+
+
+class Clip(Encoder):
+    """CLIP: frames, images and texts as vectors of one space, compared by cosine.
+
+    The frames of a video are pooled into one vector or kept; each text is one vector. An address
+    names weights: ``tiny`` (built in, from a seed, untrained), or a folder or a hub id of a
+    checkpoint.
+    """
+
+    about = About(
+        title="CLIP",
+        version="1",
+        licence="That of the checkpoint; OpenAI's: MIT",
+        citation="Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, "
+        "Krueger, Sutskever, Learning Transferable Visual Models From Natural Language "
+        "Supervision, ICML 2021, arXiv:2103.00020.",
+        url="https://github.com/openai/CLIP",
+    )
+    Settings: ClassVar[type[ClipSettings]] = ClipSettings
+    settings: ClipSettings
+    capabilities = Capabilities(modalities=frozenset(READS), trainable=True)
+    weights_help = f"tiny, a folder or a hub id; default: {CLIP.released}"
+    family: ClassVar[Family] = CLIP
+
+    def __init__(self, name: str, weights: str | None, settings: ClipSettings) -> None:
+        super().__init__(name, weights, settings)
+        self.untrained = weights == TINY
+        self._computing = 0.0
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds that workers decoded, that the model waited for them, and that it computed."""
+        return {
+            "decode": self._loader.decoding,
+            "wait": self._loader.waiting,
+            "model": self._computing,
+        }
+
+    def expect(self, documents: Sequence[Document]) -> None:
+        """Let the workers begin on the documents after the next batch when they are free."""
+        self._loader.expect(document.only(self.settings.reads) for document in documents)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the files' hashes or commits, the precision, and what the media reader does."""
+        check_installed(self.name)
+        from retrievers.clip.loading import place_of, preparation
+
+        source = self._source
+        return {
+            self.family.name: VERSION,
+            "files": self.weights if source is None else source.identity(),
+            "preparation": None if source is None else preparation(source),
+            "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
+            "media": self._loader.identity(),
+        }
+
+    def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
+        """Return one vector for each query, of the text tower."""
+        pieces = [self.engine.cutter.query(query.text) for query in batch]
+        return self._packed([[piece] for piece in pieces], self._encoded(pieces))
+
+    def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
+        """Return the documents' vectors, and where in its source each comes from.
+
+        Media are decoded and prepared ahead of the model.
+        """
+        engine = self.engine
+        made: list[list[Piece]] = []
+        vectors: list[torch.Tensor] = []
+        waiting: list[Piece] = []
+        ahead = (engine.cutter.document(loaded) for loaded in self._loaded(batch))
+        for pieces in Ahead(ahead, depth=_AHEAD):
+            made.append(pieces)
+            waiting.extend(pieces)
+            if sum(len(piece.inputs) for piece in waiting) >= _TOGETHER * engine.batches.most:
+                vectors.extend(self._encoded(waiting))
+                waiting = []
+        vectors.extend(self._encoded(waiting))
+        return self._packed(made, vectors)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model (see `harness.encoder.Trainable`)."""
+        return self.engine.towers.model
+
+    def lora_targets(self) -> Sequence[str]:
+        """Return the linear layers of both towers, and the projections."""
+        return self.engine.towers.lora_targets()
+
+    def forward_queries(self, batch: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
+        return self.engine.padded([[self.engine.cutter.query(query.text)] for query in batch])
+
+    def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
+        cutter = self.engine.cutter
+        return self.engine.padded([cutter.document(loaded) for loaded in self._loaded(batch)])
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded once, when it is first needed."""
+        check_installed(self.name)
+        from retrievers.clip.engine import Engine
+        from retrievers.clip.loading import load, place_of
+        from retrievers.clip.tiny import tiny_towers
+
+        if self._source is None:
+            towers = tiny_towers(self.family)
+            place = place_of(self.settings)
+            towers.model.to(place.device, place.dtype)
+        else:
+            towers = load(self._source, self.family, self.settings)
+        return Engine(towers, self.settings, self.losses)
+
+    def close(self) -> None:
+        """End the processes that decode media; they are started again when needed."""
+        self._loader.close()
+
+    @cached_property
+    def _source(self) -> Source | None:
+        """The files; None for built-in weights."""
+        if self.weights == TINY:
+            return None
+        from retrievers.clip.loading import find_weights
+
+        return find_weights(self.family, self.weights, self.settings)
+
+    @cached_property
+    def _loader(self) -> MediaLoader:
+        reads = self.settings.reads
+        return self.settings.loader(
+            video=Modality.VIDEO in reads, images=Modality.IMAGE in reads, losses=self.losses
+        )
+
+    def _loaded(self, batch: Sequence[Document]) -> Iterator[LoadedDocument]:
+        """Yield what is read of the documents, decoded ahead."""
+        return self._loader.load(document.only(self.settings.reads) for document in batch)
+
+    def _encoded(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
+        begun = time.perf_counter()
+        vectors = self.engine.encode(pieces)
+        self._computing += time.perf_counter() - begun
+        return vectors
+
+    def _packed(
+        self, items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]
+    ) -> TokenEmbeddings:
+        """Join the vectors of each item's pieces, which follow one another."""
+        parts, rest = [], iter(vectors)
+        for pieces in items:
+            found = [next(rest) for _ in pieces]
+            if not found:
+                parts.append(TokenEmbeddings.of([{}]))
+                continue
+            numbers = [
+                int(piece.modality) for piece, made in zip(pieces, found, strict=True) for _ in made
+            ]
+            spans = [span for piece in pieces for span in piece.spans]
+            parts.append(
+                TokenEmbeddings.from_padded(
+                    np.concatenate([made.numpy() for made in found])[None],
+                    np.ones((1, len(numbers)), np.int64),
+                    np.asarray([numbers]),
+                    spans=np.asarray([spans], np.float32),
+                )
+            )
+        return TokenEmbeddings.concatenate(parts)
+
+
+class Siglip(Clip):
+    """SigLIP and SigLIP 2: as CLIP, trained with a sigmoid for each pair.
+
+    Checkpoints of one image size and those of any (NaFlex).
+    """
+
+    about = About(
+        title="SigLIP",
+        version="1",
+        licence="That of the checkpoint; Google's: Apache-2.0",
+        citation="Zhai, Mustafa, Kolesnikov, Beyer, Sigmoid Loss for Language Image Pre-Training, "
+        "ICCV 2023, arXiv:2303.15343; Tschannen and others, SigLIP 2, arXiv:2502.14786, 2025.",
+        url="https://github.com/google-research/big_vision",
+    )
+    Settings: ClassVar[type[ClipSettings]] = SiglipSettings
+    weights_help = f"tiny, a folder or a hub id; default: {SIGLIP.released}"
+    family: ClassVar[Family] = SIGLIP
