@@ -54,7 +54,8 @@ def fuse_command(
     from harness.progress import terminal_progress
     from harness.registry import make_task
     from harness.results.store import ResultsStore
-    from harness.runner.fuse import Plan, fuse_runs
+    from harness.runner.fuse import fuse_runs
+    from harness.runner.fused_runs import Plan
     from harness.workspace import results_folder
 
     results = output or results_folder()
