@@ -148,5 +148,6 @@ def _tensors(source: Source, model: torch.nn.Module, place: Place) -> dict[str, 
         with opened(file) as tensors:
             for name, (own, _) in files.items():
                 if own == file:
-                    found[name] = tensors.get_tensor(name).to(place.dtype)
+                    # A copy: what is read lies in the mapped file, which may be written anew.
+                    found[name] = tensors.get_tensor(name).to(place.dtype, copy=True)
     return found

@@ -25,7 +25,7 @@ _TOWER = {
 }
 _VISION = {**_TOWER, "image_size": _SIDE, "patch_size": 16}
 #: Byte-level, so it spells any language; made for other models, hence the names of its marks.
-_MARKS = Marks(begin="<|im_start|>", end="<|endoftext|>", pad="<|endoftext|>")
+_BEGIN, _END = "<|im_start|>", "<|endoftext|>"
 _SQUARE = {"height": _SIDE, "width": _SIDE}
 _IMAGES = {
     "clip": {"size": {"shortest_edge": _SIDE}, "crop_size": _SQUARE},
@@ -46,7 +46,8 @@ def tiny_towers(family: Family, seed: int = 0) -> Towers:
     """
     form = FORMS[family.name]
     config_class, length = _CONFIGS[family.name]
-    reader = TextReader(Tokenizer.from_file(str(FOLDER / TOKENIZER)), form, length, _MARKS)
+    marks = Marks(_BEGIN if form.begins else None, _END, _END)
+    reader = TextReader(Tokenizer.from_file(str(FOLDER / TOKENIZER)), form, length, marks)
     text: dict[str, Any] = {
         **_TOWER,
         "vocab_size": reader.size,
