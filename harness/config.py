@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from harness.coverage import DamagePolicy
 from harness.errors import UsageError
 from harness.retriever import DEFAULT_MEMORY
 from harness.settings import parse_model
@@ -33,7 +34,13 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of retrievers that draw random numbers.")
     limit: int | None = Field(None, ge=1, description="Run only the first queries (never listed).")
     modalities: list[str] | None = Field(
-        None, min_length=1, description="Leave only these document modalities."
+        None,
+        min_length=1,
+        description="Score by these document modalities only: a mask for encoders, which see all; "
+        "the other retrievers index no others.",
+    )
+    on_damaged: DamagePolicy | None = Field(
+        None, description="What a damaged media file does, for all retrievers that read media."
     )
     memory: int = Field(
         DEFAULT_MEMORY,
@@ -70,9 +77,16 @@ class RunConfig(BaseModel):
             return None
         return frozenset(Modality.parse(name) for name in self.modalities)
 
-    def settings_of(self, address: str, name: str) -> dict[str, Any]:
-        """Return the settings given for a plugin, by its name or its whole address."""
-        return {**self.settings.get(name, {}), **self.settings.get(address, {})}
+    def settings_of(
+        self, address: str, name: str, known: Container[str] = frozenset()
+    ) -> dict[str, Any]:
+        """Return the settings given for a plugin, by its name or its whole address.
+
+        `on_damaged` is one, unless it is given itself, of those that list it among the `known`.
+        """
+        shared = {"on_damaged": self.on_damaged}
+        asked = {key: value for key, value in shared.items() if value and key in known}
+        return {**asked, **self.settings.get(name, {}), **self.settings.get(address, {})}
 
     @classmethod
     def make(cls, file: Path | None, flags: Mapping[str, Any]) -> RunConfig:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from harness.types import Document, Modality
+
+DamagePolicy = Literal["fail", "skip-modality", "skip-document"]
+"""What a damaged media file does. ``fail``: the error is raised. ``skip-modality``: the document
+goes on without that modality. ``skip-document``: it goes on without any, so that nothing ranks it.
+"""
 
 
 @dataclass(frozen=True, slots=True)

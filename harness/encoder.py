@@ -17,12 +17,12 @@ from pydantic import Field
 
 from harness.documents import Documents
 from harness.errors import PluginError
-from harness.index import EmbeddingStore, ExactIndex
+from harness.index import EmbeddingStore
 from harness.index.intake import Intake
-from harness.index.lookup import Lookup
 from harness.index.options import ScoringSettings, without_scoring
+from harness.index.scored import Scored
 from harness.late_interaction import Precision, TokenEmbeddings
-from harness.late_interaction.attribution import Attribution, attribute
+from harness.late_interaction.attribution import Attribution
 from harness.plugin import Plugin
 from harness.retriever import Capabilities, Retriever
 from harness.types import Document, Modality, Query, Ranking
@@ -66,6 +66,9 @@ class Encoder(Plugin, ABC):
     weights_help: ClassVar[str] = ""
     #: Whether the weights in use were never trained; such runs are saved but never listed.
     untrained: bool = False
+    #: Whether each vector of a document belongs to one modality, so that a search can leave some
+    #: out. Not so for a single vector of all modalities together.
+    masks: ClassVar[bool] = True
 
     def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         self.name, self.weights, self.settings = name, weights, settings
@@ -155,8 +158,7 @@ class EncoderRetriever(Retriever):
         super().__init__(name, weights, settings)
         self.encoder = self.encoder_class(name, weights, settings)
         self._chosen = settings
-        self._index: ExactIndex | None = None
-        self._lookup: Lookup | None = None
+        self._scored: Scored | None = None
 
     @staticmethod
     def around(encoder: type[Encoder]) -> type[EncoderRetriever]:
@@ -181,6 +183,7 @@ class EncoderRetriever(Retriever):
             "Settings": encoder.Settings,
             "api_version": encoder.api_version,
             "weights_help": encoder.weights_help,
+            "masks": encoder.masks,
         }
         return type(encoder.__name__, (EncoderRetriever,), members)
 
@@ -201,29 +204,49 @@ class EncoderRetriever(Retriever):
         """Return the identity without the settings that only change the scoring."""
         return without_scoring(self.identity())
 
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """What the encoder could not use, in this and in earlier processes."""
+        return {} if self._scored is None else self._scored.store.losses
+
     def index(self, documents: Documents, workspace: Workspace) -> None:
         """Encode the documents that no earlier process encoded (see `Retriever.index`)."""
-        settings = self._chosen
-        intake = Intake(self.encoder.encode_documents, settings.precision, settings.on_invalid)
         store = EmbeddingStore(workspace)
+        self._fill(store, documents, leads=True)
+        self._scored = Scored(store, self._chosen, self.memory)
+
+    def assist(self, documents: Documents, workspace: Workspace) -> None:
+        """Encode documents that the leading process has not come to (see `Retriever.assist`)."""
+        self._fill(EmbeddingStore(workspace), documents, leads=False)
+
+    def _fill(self, store: EmbeddingStore, documents: Documents, *, leads: bool) -> None:
+        settings, encoder = self._chosen, self.encoder
+        intake = Intake(
+            encoder.encode_documents,
+            settings.precision,
+            settings.on_invalid,
+            losses=encoder.losses,
+        )
         store.fill(
             documents,
             _id,
             lambda batch: intake.encode(batch, _id),
             batch_size=settings.batch_size,
             total=len(documents),
+            expect=encoder.expect,
+            note=lambda: ", ".join(
+                f"{part} {took:.0f} s" for part, took in encoder.seconds.items()
+            ),
+            progress=self.progress,
+            processes=self.processes,
+            leads=leads,
         )
-        self._index = ExactIndex(
-            store, settings.scoring, memory=self.memory, device=settings.search_device
-        )
-        self._lookup = Lookup(store)
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:
         """Rank the indexed documents by streaming them (see `Retriever.search`)."""
-        if not queries or self._index is None:
+        if not queries or self._scored is None:
             return Ranking({})
-        lists = self._index.search(self._encoded(queries), k)
-        return Ranking({query.id: found for query, found in zip(queries, lists, strict=True)})
+        return self._scored.search(queries, self._encoded(queries), k, self.modalities)
 
     def explain(
         self,
@@ -238,17 +261,10 @@ class EncoderRetriever(Retriever):
         UsageError
             If a document was not indexed.
         """
-        if not queries or self._lookup is None:
+        if not queries or self._scored is None:
             return [[] for _ in queries]
-        scoring = self._chosen.scoring
-        if modalities is not None:
-            scoring = replace(scoring, modalities=modalities)
         encoded = self._encoded(queries)
-        read = self._lookup.read(id_ for row in documents for id_ in row)
-        return [
-            [attribute(encoded[place : place + 1], read[id_], scoring) for id_ in row]
-            for place, row in enumerate(documents)
-        ]
+        return self._scored.explain(encoded, documents, self.modalities, modalities)
 
     def query_tokens(self, query: Query) -> Sequence[str] | None:
         """Return the encoder's texts of the query's tokens (see `Encoder.query_tokens`)."""

@@ -9,19 +9,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bars
 
 #: Seconds between plain lines of one stage.
 PLAIN_INTERVAL = 10.0
 
 
 class Advance(Protocol):
-    """Called with the number of items done since the last call."""
+    """Called with the number of items done since the last call, and perhaps a remark."""
 
-    def __call__(self, items: int = 1) -> None:
+    def __call__(self, items: int = 1, note: str = "") -> None:
         """Advance the stage by `items`."""
 
 
@@ -32,9 +34,19 @@ class Progress:
         """Say something once."""
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
-        """Report a stage of work while the block runs; yields the function that advances it."""
-        yield lambda items=1: None
+    def stage(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
+        """Report a stage of work while the block runs; yields the function that advances it.
+
+        Parameters
+        ----------
+        title
+            What is done.
+        total
+            Items of the stage, if known.
+        done
+            Items of these that an earlier process did.
+        """
+        yield lambda items=1, note="": None
 
 
 class PlainProgress(Progress):
@@ -48,39 +60,64 @@ class PlainProgress(Progress):
         print(message, file=self._stream or sys.stderr, flush=True)
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
-        """Print when the stage begins and ends, and how far it is in between."""
+    def stage(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
+        """Print when the stage ends, and in between how far it is and how long it will take."""
         start = last = time.monotonic()
-        done = 0
+        begun, remark = done, ""
         of = f"/{total:,}" if total is not None else ""
 
-        def advance(items: int = 1) -> None:
-            nonlocal done, last
-            done += items
+        def advance(items: int = 1, note: str = "") -> None:
+            nonlocal done, last, remark
+            done, remark = done + items, note
             now = time.monotonic()
             if now - last >= PLAIN_INTERVAL:
                 last = now
-                rate = done / (now - start)
-                self.note(f"{title}: {done:,}{of} ({rate:,.1f}/s)")
+                rate = (done - begun) / (now - start)
+                parts = [f"{rate:,.1f}/s"]
+                if total is not None and rate:
+                    parts.append(f"{timedelta(seconds=round((total - done) / rate))} left")
+                self.note(f"{title}: {done:,}{of} ({', '.join([*parts, *_if_any(note)])})")
 
         yield advance
         count = f"{done:,}{of} in " if done else ""
-        self.note(f"{title}: {count}{time.monotonic() - start:.1f} s")
+        seconds = time.monotonic() - start
+        self.note(", ".join([f"{title}: {count}{seconds:.1f} s", *_if_any(remark)]))
 
 
 class BarProgress(Progress):
-    """Bars on a terminal, by rich."""
+    """Bars on a terminal, by rich; those of stages within stages stand below one another."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._bars: Bars | None = None
 
     def note(self, message: str) -> None:
         """Print one line above the bars."""
         self._console.print(message, highlight=False, markup=False)
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+    def stage(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
         """Show a bar while the block runs."""
+        with self._shown() as bars:
+            bar = bars.add_task(title, total=total, completed=done, rate="", note="")
+            start, fresh = time.monotonic(), 0
+
+            def advance(items: int = 1, note: str = "") -> None:
+                nonlocal fresh
+                fresh += items
+                rate = fresh / max(time.monotonic() - start, 1e-9)
+                bars.update(bar, advance=items, rate=f"{rate:,.1f}/s", note=note)
+
+            yield advance
+            if total is None:
+                bars.update(bar, total=fresh or 1, completed=fresh or 1)
+
+    @contextmanager
+    def _shown(self) -> Iterator[Bars]:
+        """Yield the bars on the screen: a terminal shows one display at a time."""
+        if self._bars is not None:
+            yield self._bars
+            return
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -94,19 +131,20 @@ class BarProgress(Progress):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
-        with Bars(*columns, console=self._console) as bars:
-            bar = bars.add_task(title, total=total)
+        try:
+            with Bars(*columns, console=self._console) as self._bars:
+                yield self._bars
+        finally:
+            self._bars = None
 
-            def advance(items: int = 1) -> None:
-                bars.advance(bar, items)
 
-            yield advance
-            if total is None:
-                task = bars.tasks[0]
-                bars.update(bar, total=task.completed or 1, completed=task.completed or 1)
+def _if_any(note: str) -> list[str]:
+    return [note] if note else []
 
 
 def terminal_progress() -> Progress:

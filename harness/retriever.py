@@ -7,7 +7,7 @@ has token embeddings writes the smaller `harness.encoder.Encoder` instead.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.documents import Documents
 from harness.errors import CapabilityError, UsageError
 from harness.plugin import Direction, Plugin
+from harness.progress import Progress
 from harness.settings import Settings
 from harness.types import Modality, Query, Ranking
 from harness.workspace import Workspace, digest
@@ -85,6 +86,16 @@ class Retriever(Plugin, ABC):
     #: Bytes that indexing and searching may allocate for blocks of data; set by the runner, and no
     #: part of `identity`: a ranking does not depend on it.
     memory: int = DEFAULT_MEMORY
+    #: Whether `search` and `explain` can leave modalities out of the scores of what was indexed
+    #: with all. If not, ``--modalities`` takes them away from the documents.
+    masks: bool = False
+    #: The only modalities that may score, for one that `masks`; None for all. Set by the runner,
+    #: and no part of `identity`: it is an option of the run.
+    modalities: frozenset[Modality] | None = None
+    #: Where `index` and `search` report what they do beyond being at work; set by the runner.
+    progress: Progress = Progress()
+    #: Processes that index together (see `assist`); set by the runner.
+    processes: int = 1
 
     def __init__(self, name: str, weights: str | None, settings: Settings) -> None:
         if weights and not self.weights_help:
@@ -104,6 +115,14 @@ class Retriever(Plugin, ABC):
     def untrained(self) -> bool:
         """Whether the weights in use were never trained; such runs are saved but never listed."""
         return False
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """What of the documents could not be used, counted by kind; known once `index` has run.
+
+        ``video missing``, ``asr cut``, ``documents skipped``.
+        """
+        return {}
 
     def close(self) -> None:
         """Give back what a run held, such as worker processes; called at its end."""
@@ -146,6 +165,12 @@ class Retriever(Plugin, ABC):
             The collection; sized, and can be iterated more than once. Not held in memory.
         workspace
             Where to keep what was made; what an earlier process completed there can be used.
+        """
+
+    def assist(self, documents: Documents, workspace: Workspace) -> None:
+        """Do a share of the work of `index`, which runs in another process at the same time.
+
+        The default leaves all to that process. `processes` says how many there are.
         """
 
     @abstractmethod

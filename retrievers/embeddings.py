@@ -17,10 +17,12 @@ from pydantic import Field
 
 from harness.documents import Documents
 from harness.errors import DataError, UsageError
-from harness.index import EmbeddingStore, Encoded, ExactIndex
+from harness.index import EmbeddingStore, Encoded
 from harness.index.intake import check_range
 from harness.index.options import ScoringSettings, without_scoring
+from harness.index.scored import Scored
 from harness.late_interaction import Precision, TokenEmbeddings
+from harness.late_interaction.attribution import Attribution
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind, Retriever
 from harness.types import Modality, Query, Ranking
@@ -65,14 +67,16 @@ class Embeddings(Retriever):
         modalities=frozenset(Modality),
         query_kinds=frozenset(QueryKind),
         directions=frozenset(Direction),
+        explains=True,
     )
+    masks = True
     Settings: ClassVar[type[EmbeddingsSettings]] = EmbeddingsSettings
     weights_help = "DIR, a folder with documents.* and queries.*: docs/embeddings.md"
 
     def __init__(self, name: str, weights: str | None, settings: EmbeddingsSettings) -> None:
         super().__init__(name, weights, settings)
         self._chosen = settings
-        self._index: ExactIndex | None = None
+        self._scored: Scored | None = None
         self._files: tuple[VectorFile, VectorFile] | None = None
         if weights:  # Without, it can only be described.
             folder = Path(weights).expanduser()
@@ -120,10 +124,7 @@ class Embeddings(Retriever):
         wanted = self._matched([document.id for document in documents])
         store = EmbeddingStore(workspace)
         store.fill(self._items(wanted), _key, self._stored, batch_size=_BATCH, total=len(wanted))
-        chosen = self._chosen
-        self._index = ExactIndex(
-            store, chosen.scoring, memory=self.memory, device=chosen.search_device
-        )
+        self._scored = Scored(store, self._chosen, self.memory)
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:
         """Rank the documents for queries that the file knows (see `Retriever.search`).
@@ -133,8 +134,31 @@ class Embeddings(Retriever):
         DataError
             If the file lacks one.
         """
-        if not queries or self._index is None:
+        if not queries or self._scored is None:
             return Ranking({})
+        return self._scored.search(queries, self._vectors(queries), k, self.modalities)
+
+    def explain(
+        self,
+        queries: Sequence[Query],
+        documents: Sequence[Sequence[str]],
+        modalities: frozenset[Modality] | None = None,
+    ) -> list[list[Attribution]]:
+        """Take scores apart (see `Retriever.explain`).
+
+        Raises
+        ------
+        DataError
+            If the file lacks a query.
+        UsageError
+            If a document was not indexed.
+        """
+        if not queries or self._scored is None:
+            return [[] for _ in queries]
+        vectors = self._vectors(queries)
+        return self._scored.explain(vectors, documents, self.modalities, modalities)
+
+    def _vectors(self, queries: Sequence[Query]) -> TokenEmbeddings:
         vectors, places = self._asked
         missing = [query.id for query in queries if query.id not in places]
         if missing:
@@ -144,9 +168,7 @@ class Embeddings(Retriever):
                 "those of the task's queries."
             )
         rows = [places[query.id] for query in queries]
-        chosen = TokenEmbeddings.concatenate([vectors[row : row + 1] for row in rows])
-        lists = self._index.search(chosen, k)
-        return Ranking({query.id: found for query, found in zip(queries, lists, strict=True)})
+        return TokenEmbeddings.concatenate([vectors[row : row + 1] for row in rows])
 
     @cached_property
     def _asked(self) -> tuple[TokenEmbeddings, dict[str, int]]:

@@ -21,7 +21,17 @@ SOURCES = sorted(
 #: nothing below may import it.
 LAYERS = (
     ("", "errors"),
-    ("types", "documents", "settings", "plugin", "progress", "workspace", "coverage", "workers"),
+    (
+        "types",
+        "documents",
+        "settings",
+        "plugin",
+        "progress",
+        "workspace",
+        "coverage",
+        "workers",
+        "team",
+    ),
     ("late_interaction",),
     ("index",),
     ("retriever", "task"),

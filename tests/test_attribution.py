@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import harness.index.store
+import harness.index.filling
 from harness.encoder import EncoderRetriever
 from harness.errors import CapabilityError, PluginError, StorageError, UsageError
 from harness.late_interaction import Precision, Scoring, TokenEmbeddings, max_sim
@@ -236,7 +236,7 @@ def test_shares_are_means_over_queries_that_have_them() -> None:
 def test_an_encoder_explains_what_it_ranked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", SMALL_SHARD)
+    monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", SMALL_SHARD)
     retriever = make_retriever(plugin(tmp_path))
     assert retriever.capabilities.explains
     assert isinstance(retriever, EncoderRetriever)
@@ -265,7 +265,7 @@ def test_an_encoder_explains_what_it_ranked(
 def test_only_the_shards_asked_for_are_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", SMALL_SHARD)
+    monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", SMALL_SHARD)
     retriever = make_retriever(plugin(tmp_path))
     retriever.index(documents(30), workspace(tmp_path / "w"))
     opened: list[Path] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import harness.index.store
+import harness.index.filling
 from harness.documents import ListedDocuments
 from harness.encoder import EncoderRetriever, Trainable
 from harness.errors import PluginError, RankingError, UsageError
@@ -55,7 +55,7 @@ def test_an_encoder_of_thirty_lines_is_a_retriever(tmp_path: Path) -> None:
 def test_ties_at_the_cut_are_broken_by_document_id_across_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
 ) -> None:
-    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", SMALL_SHARD)
+    monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", SMALL_SHARD)
     retriever = make_retriever(plugin(tmp_path))
     same = [Document(f"d{i * 17 % 40:02d}", {Modality.ASR: "red"}) for i in range(40)]
     retriever.index(ListedDocuments(same), workspace(tmp_path / "w"))
@@ -161,7 +161,7 @@ def test_nan_from_a_model_names_document_and_modality(tmp_path: Path) -> None:
 def test_documents_with_nan_can_be_skipped_counted_and_noted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", SMALL_SHARD)
+    monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", SMALL_SHARD)
     whole = make_retriever(plugin(tmp_path), {"on_invalid": "skip"})
     whole.index(documents(12), workspace(tmp_path / "whole"))
     expected = whole.search(QUERIES, 100)
@@ -247,10 +247,10 @@ def test_another_aggregation_uses_the_same_embeddings(
     bench: Command, reads_descriptions: str, tmp_path: Path
 ) -> None:
     command = ("run", "--task", "multivent/v1", "--retriever", reads_descriptions)
-    assert "18 of 18 documents encoded" in bench(*command).err
+    assert "encode 18 documents: 18/18 in" in bench(*command).err
     second = bench(*command, "--set", "Words.aggregation=modality_max")
     assert "18 documents are encoded already" in second.err
-    assert "of 18 documents encoded" not in second.err
+    assert "encode 18" not in second.err
     assert len(list((tmp_path / "cache/workspaces").iterdir())) == 1
     runs = list(ResultsStore(tmp_path / "results").runs())
     assert len({run.result.retriever.fingerprint for run in runs}) == 2

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import harness.index.exact
-import harness.index.store
+import harness.index.filling
 import harness.index.topk
 from harness.errors import PluginError, RankingError
 from harness.index import EmbeddingStore, Encoded, ExactIndex
@@ -124,7 +124,7 @@ def bits(lists: Sequence[RankedList]) -> list[tuple[list[str], bytes]]:
 def test_the_index_ranks_as_scoring_everything_at_once_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aggregation: Any
 ) -> None:
-    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", 1000)
     items = collection(120)
     store = filled(tmp_path / "w", items)
     assert len(store.shards) > 3
@@ -149,7 +149,7 @@ def test_scores_are_the_same_bits_for_any_budget_threads_and_shards(
     items, queries = collection(150), asked(12)
     found = []
     for name, size in (("one", 2**30), ("many", 600)):
-        monkeypatch.setattr(harness.index.store, "SHARD_BYTES", size)
+        monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", size)
         store = filled(tmp_path / name, items)
         for memory, threads, fewest in ((256 * MIB, 1, 512), (4 * MIB, 2, 512), (2000, 3, 1)):
             monkeypatch.setattr(harness.index.exact, "FEWEST_TOKENS", fewest)

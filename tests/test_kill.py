@@ -24,8 +24,8 @@ KILLS = 20
 #: Slow enough to be killed in the middle; short shards and checkpoints, so that much is written.
 SLOW = """
 import sys, time
-import harness.index.store as store, harness.runner.search as search
-store.SHARD_BYTES, search.CHECKPOINT_SECONDS = 1500, 0.0
+import harness.index.filling as filling, harness.runner.search as search
+filling.SHARD_BYTES, search.CHECKPOINT_SECONDS = 1500, 0.0
 from harness.encoder import EncoderRetriever
 plain = EncoderRetriever.search
 def slowly(self, queries, k):
@@ -93,13 +93,13 @@ MEMORY = """
 import re, sys, threading, time
 from pathlib import Path
 import numpy as np
-import harness.index.store
+import harness.index.filling
 import harness.runner  # what every run has in memory
 from harness.index import EmbeddingStore, Encoded, ExactIndex
 from harness.late_interaction import Precision, Scoring, TokenEmbeddings
 from harness.types import Modality
 from harness.workspace import Workspace
-harness.index.store.SHARD_BYTES = 2**22
+harness.index.filling.SHARD_BYTES = 2**22
 number, peak, done = int(sys.argv[1]), [0], threading.Event()
 def sample():
     while not done.is_set():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import harness.index.store
+import harness.index.filling
 from harness.documents import ListedDocuments
 from harness.encoder import EncoderRetriever
 from harness.errors import PluginError, StorageError
@@ -39,7 +39,7 @@ from tests.encoders import (
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", SMALL_SHARD)
+    monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", SMALL_SHARD)
 
 
 class Watched:
@@ -133,10 +133,10 @@ def test_a_shard_ends_by_bytes_or_by_age(
 ) -> None:
     expected = Watched(address).run(tmp_path / "bytes")
     assert len(shards(tmp_path / "bytes")) > 3
-    monkeypatch.setattr(harness.index.store, "SHARD_BYTES", 2**30)
+    monkeypatch.setattr(harness.index.filling, "SHARD_BYTES", 2**30)
     assert Watched(address).run(tmp_path / "one") == expected
     assert len(shards(tmp_path / "one")) == 1
-    monkeypatch.setattr(harness.index.store, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(harness.index.filling, "SHARD_SECONDS", 0.0)
     assert Watched(address).run(tmp_path / "age") == expected
     assert len(shards(tmp_path / "age")) == 11, "every batch of two is a shard of its own"
 
@@ -170,10 +170,10 @@ def test_a_collection_without_documents_or_without_tokens(tmp_path: Path, addres
 KILLED = """
 import os, sys
 from pathlib import Path
-import harness.index.store
+import harness.index.filling
 from harness.registry import make_retriever
 from tests.encoders import documents, workspace
-harness.index.store.SHARD_BYTES = {size}
+harness.index.filling.SHARD_BYTES = {size}
 retriever = make_retriever({address!r})
 encode = retriever.encoder.encode_documents
 def killed(batch):
@@ -386,10 +386,10 @@ def test_faults_at_every_write(
 BOTH = """
 import sys, time
 from pathlib import Path
-import harness.index.store
+import harness.index.filling
 from harness.registry import make_retriever
 from tests.encoders import QUERIES, as_bytes, documents, workspace
-harness.index.store.SHARD_BYTES = {size}
+harness.index.filling.SHARD_BYTES = {size}
 retriever = make_retriever({address!r})
 encode = retriever.encoder.encode_documents
 count = []

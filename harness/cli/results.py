@@ -58,6 +58,7 @@ def show_command(run: RunArgument, output: ResultsOption = None) -> None:
         "options": str(result.options.model_dump(exclude_none=True)),
         "data": f"{result.data.fingerprint[:12]}: {result.data.coverage.documents:,} documents "
         f"({coverage}), {result.data.judgments:,} judgments",
+        "not used": show.losses(result.data.losses) or "-",
         task.protocol.unit: f"{result.evaluation.queries:,} evaluated, "
         f"{result.evaluation.missing:,} without a list, "
         f"{result.evaluation.without_positives:,} dropped",

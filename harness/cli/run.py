@@ -51,7 +51,14 @@ def run_command(
     ] = None,
     modalities: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Leave only these document modalities."),
+        typer.Option(metavar="A,B", help="Score by these document modalities only."),
+    ] = None,
+    on_damaged: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="Damaged media files: fail, skip-modality or skip-document [fail].",
+        ),
     ] = None,
     memory: Annotated[
         str | None,
@@ -70,11 +77,15 @@ def run_command(
 
     `clamr-bench run --task multivent/sample --retriever bm25-asr --retriever bm25-text`
     """
+    from itertools import product
+
     from harness.config import RunConfig
-    from harness.progress import terminal_progress
+    from harness.errors import UsageError
+    from harness.progress import Progress, terminal_progress
     from harness.registry import RETRIEVERS, TASKS, make_retriever, make_task
-    from harness.runner import run
+    from harness.runner import assist, run
     from harness.settings import parse_assignments
+    from harness.team import Team
     from harness.workspace import results_folder
 
     flags = {
@@ -86,6 +97,7 @@ def run_command(
         "seed": seed,
         "limit": limit,
         "modalities": None if modalities is None else modalities.split(","),
+        "on_damaged": on_damaged,
         "memory": memory,
         "data": data,
         "output": output,
@@ -93,20 +105,35 @@ def run_command(
     chosen = RunConfig.make(config, flags)
     results = chosen.output or results_folder()
     tasks = [(a, TASKS.find(a).name) for a in chosen.tasks]
-    retrievers = [(a, RETRIEVERS.find(a).name) for a in chosen.retrievers]
-    _check_names(chosen.settings, [*tasks, *retrievers])
+    found = [(a, RETRIEVERS.find(a)) for a in chosen.retrievers]
+    _check_names(chosen.settings, [*tasks, *((a, one.name) for a, one in found)])
+    known = [one.plugin.Settings.model_fields for _, one in found]
+    if chosen.on_damaged and not any("on_damaged" in fields for fields in known):
+        raise UsageError(
+            f"--on-damaged {chosen.on_damaged} is for retrievers that read media files, and "
+            f"{', '.join(chosen.retrievers)} reads none: leave it out."
+        )
     # Everything is made before anything runs: a typo in the last retriever costs no hours.
     made_tasks = [make_task(a, chosen.settings_of(a, name)) for a, name in tasks]
-    made = [make_retriever(a, chosen.settings_of(a, name)) for a, name in retrievers]
-    progress = terminal_progress()
+    made = [
+        make_retriever(a, chosen.settings_of(a, one.name, fields))
+        for (a, one), fields in zip(found, known, strict=True)
+    ]
+    team = Team.here()
+    progress = terminal_progress() if team.leads else Progress()
     saved: list[SavedRun] = []
-    for one_task in made_tasks:
-        for one in made:
-            progress.note(f"{one_task.address} · {one.address}")
-            done, already = run(one_task, one, chosen, results, progress, again=again)
-            if already:
-                progress.note("complete already (--again runs it anew)")
-            saved.append(done)
+    for one_task, one_retriever in product(made_tasks, made):
+        if not team.leads:
+            assist(one_task, one_retriever, chosen, team, progress)
+            continue
+        progress.note(f"{one_task.address} · {one_retriever.address}")
+        done, already = run(
+            one_task, one_retriever, chosen, results, progress, again=again, team=team
+        )
+        if already:
+            progress.note("complete already (--again runs it anew)")
+        saved.append(done)
+    team.part()
     show_runs(saved)
 
 
@@ -136,6 +163,8 @@ def show_runs(saved: Sequence[SavedRun]) -> None:
         if attributed:
             attribution.show_summary(attributed)
     for run in saved:
+        if run.result.data.losses:
+            typer.echo(f"{_label(run)} could not use all: {show.losses(run.result.data.losses)}")
         typer.echo(f"saved: {run.folder}")
         if not run.result.measures:
             typer.echo(show.unjudged(run.result.run_id))
@@ -166,8 +195,8 @@ def _show_breakdown(attribute: str, measure: str, runs: Sequence[SavedRun]) -> N
 def _label(run: SavedRun) -> str:
     result = run.result
     changed = [f"{key}={value}" for key, value in result.retriever.changed_settings.items()]
-    if result.options.modalities is not None:
-        changed.append("only " + "+".join(result.options.modalities))
+    if result.options.restriction is not None:
+        changed.append(result.options.restriction)
     label = result.retriever.address
     return f"{label} ({', '.join(changed)})" if changed else label
 

@@ -69,3 +69,8 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def losses(counts: Mapping[str, int]) -> str:
+    """Return what of the documents could not be used as one line; empty if nothing."""
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())

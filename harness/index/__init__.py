@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.index.exact import ExactIndex
-from harness.index.store import EmbeddingStore, Encoded
+from harness.index.filling import Encoded
+from harness.index.store import EmbeddingStore
 
 __all__ = ["EmbeddingStore", "Encoded", "ExactIndex"]

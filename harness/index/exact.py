@@ -8,6 +8,7 @@ ranking does not depend on budget or threads.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from harness.errors import PluginError
 from harness.index.store import EmbeddingStore
 from harness.index.topk import TopK, places
 from harness.late_interaction import Scoring, TokenEmbeddings, max_sim
-from harness.types import RankedList
+from harness.types import Modality, RankedList
 from harness.workers import usable_cores
 
 #: Fewest and most tokens of a block of documents: at 128 dimensions in float32, 0.25 and 16 MB.
@@ -61,6 +62,14 @@ class ExactIndex:
         self._ids = store.ids
         self._places = places(self._ids)
         self._tokens = sum(sum(s.manifest.tokens.values()) for s in store.shards)
+
+    def only(self, modalities: frozenset[Modality] | None) -> ExactIndex:
+        """Return the same index with none but these modalities counting."""
+        if modalities is None:
+            return self
+        masked = copy.copy(self)
+        masked._scoring = self._scoring.only(modalities)
+        return masked
 
     def search(self, queries: TokenEmbeddings, k: int) -> list[RankedList]:
         """Return the best `k` documents of each query, in canonical order.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from harness.errors import PluginError
-from harness.index.store import Encoded
+from harness.index.filling import Encoded
 from harness.late_interaction import NonFiniteError, Precision, TokenEmbeddings
 from harness.types import NO_MODALITY, Modality
 
@@ -34,6 +35,8 @@ class Intake:
         tokens.
     kind
         What an item is, for messages.
+    losses
+        The encoder's count of what it could not use.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class Intake:
         precision: Precision,
         on_invalid: Literal["fail", "skip"],
         kind: str = "document",
+        losses: Counter[str] | None = None,
     ) -> None:
+        self._losses: Counter[str] = Counter() if losses is None else losses
         self._method: Callable[[Sequence[Any]], Any] = method
         self._precision, self._on_invalid, self._kind = precision, on_invalid, kind
 
@@ -56,6 +61,7 @@ class Intake:
             values that the precision cannot hold.
         """
         ids = [key(item) for item in batch]
+        before = self._losses.copy()
         try:
             made = self._call(batch)
         except NonFiniteError as error:
@@ -63,13 +69,14 @@ class Intake:
                 raise self._not_finite(ids[error.item], error.modality) from error
             return self._one_by_one(batch, ids)
         check_range(made, ids, self._precision, self._kind)
-        return Encoded(made.astype(self._precision))
+        return Encoded(made.astype(self._precision), losses=self._losses - before)
 
     def _one_by_one(self, batch: Sequence[T], ids: Sequence[str]) -> Encoded:
         """Encode each item by itself, to keep those whose vectors are finite.
 
         The same batch comes here whenever it is encoded, so what was resumed is the same.
         """
+        before = self._losses.copy()
         parts, invalid = [], []
         for item, id_ in zip(batch, ids, strict=True):
             try:
@@ -79,7 +86,7 @@ class Intake:
                 invalid.append(id_)
         made = TokenEmbeddings.concatenate(parts)
         check_range(made, ids, self._precision, self._kind)
-        return Encoded(made.astype(self._precision), invalid)
+        return Encoded(made.astype(self._precision), invalid, self._losses - before)
 
     def _call(self, batch: Sequence[T]) -> TokenEmbeddings:
         made = self._method(batch)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import PluginError
 from harness.index.tensors import map_tensors, tensor_bytes
@@ -52,6 +52,8 @@ class ShardManifest(BaseModel):
         Of the vectors; the dimension is 0 where no document has a token.
     invalid
         Ids of documents that were left without tokens because the encoder gave NaN.
+    losses
+        What of the documents could not be used, counted by kind (``video missing``).
     bytes, sha256
         Of ``embeddings.safetensors``.
     """
@@ -65,6 +67,7 @@ class ShardManifest(BaseModel):
     dim: int
     precision: str
     invalid: tuple[str, ...]
+    losses: dict[str, int] = Field(default_factory=dict)
     bytes: int
     sha256: str
 
@@ -174,6 +177,7 @@ def write_shard(
     ids: Sequence[str],
     embeddings: TokenEmbeddings,
     invalid: Sequence[str] = (),
+    losses: Mapping[str, int] | None = None,
 ) -> None:
     """Write the two files of a shard into `folder`, which takes its place when it is whole."""
     arrays: dict[str, Any] = {name: getattr(embeddings, name) for name in _ARRAYS}
@@ -190,6 +194,7 @@ def write_shard(
         dim=embeddings.dim if len(embeddings.vectors) else 0,
         precision=embeddings.precision,
         invalid=tuple(invalid),
+        losses=dict(sorted((losses or {}).items())),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )

@@ -19,66 +19,33 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import PluginError, StorageError
-from harness.index.shards import DamageError, Shard, write_shard
+from harness.errors import StorageError
+from harness.index.filling import Encoded, Filling, Work, of_others
+from harness.index.shards import DamageError, Shard
 from harness.late_interaction import TokenEmbeddings
+from harness.progress import Progress
 from harness.workspace import Workspace, storage_error
 
 T = TypeVar("T")
 
-#: A shard ends with the first batch that brings it to this many bytes of vectors or this age.
-SHARD_BYTES = 32 * 2**20
-SHARD_SECONDS = 60.0
 #: Documents whose ids are listed in a note.
 _LISTED = 5
 
 log = logging.getLogger("clamr_bench.index")
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Embeddings of a batch as they are to be stored.
-
-    Attributes
-    ----------
-    embeddings
-        One item for each of the batch.
-    invalid
-        Ids of items that were left without tokens because their vectors are not finite.
-    """
-
-    embeddings: TokenEmbeddings
-    invalid: Sequence[str] = ()
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Batches on their way into the next shard."""
-
-    first: int
-    started: float = field(default_factory=time.monotonic)
-    ids: list[str] = field(default_factory=list)
-    invalid: list[str] = field(default_factory=list)
-    parts: list[TokenEmbeddings] = field(default_factory=list)
-
-    @property
-    def last(self) -> int:
-        return self.first + len(self.ids)
-
-    @property
-    def full(self) -> bool:
-        size = sum(part.vectors.nbytes for part in self.parts)
-        return size >= SHARD_BYTES or time.monotonic() - self.started >= SHARD_SECONDS
+def _nothing(_: Any) -> None:
+    """Do nothing."""
 
 
 class EmbeddingStore:
@@ -117,6 +84,14 @@ class EmbeddingStore:
         """Ids of documents that have no tokens because the encoder gave NaN."""
         return [id_ for shard in self.shards for id_ in shard.manifest.invalid]
 
+    @property
+    def losses(self) -> Counter[str]:
+        """What of the documents could not be used, counted by kind, whoever encoded them."""
+        found = Counter({"documents invalid": len(self.invalid)})
+        for shard in self.shards:
+            found.update(shard.manifest.losses)
+        return +found
+
     def fill(
         self,
         items: Iterable[T],
@@ -125,16 +100,22 @@ class EmbeddingStore:
         *,
         batch_size: int,
         total: int,
+        expect: Callable[[Sequence[T]], None] = _nothing,
+        note: Callable[[], str] = str,
+        progress: Progress | None = None,
+        processes: int = 1,
+        leads: bool = True,
     ) -> None:
         """Encode what no earlier process encoded, and open the shards.
 
         Batches begin at the same items whatever was done before, so that a store that was resumed
-        or repaired gives the same scores, bit for bit.
+        or repaired, or filled by several processes, gives the same scores, bit for bit.
 
         Parameters
         ----------
         items
-            The whole collection, in an order that never changes.
+            The whole collection, in an order that never changes. Several processes may iterate
+            over it more than once.
         key
             Returns the id of an item.
         encode
@@ -142,7 +123,19 @@ class EmbeddingStore:
         batch_size
             Items of a batch.
         total
-            Number of items, for the notes.
+            Number of items.
+        expect
+            Called with the batch after the next one, before that is encoded.
+        note
+            Returns a remark for the progress.
+        progress
+            Where to report.
+        processes
+            How many fill the store together.
+        leads
+            Whether this one holds the workspace's lock: it checks what is there first, and waits
+            for the others in the end. Of several one leads; the others begin after it has checked,
+            do what they can, and leave `shards` empty.
 
         Raises
         ------
@@ -151,26 +144,19 @@ class EmbeddingStore:
         PluginError
             If the dimension of the vectors changes between batches.
         """
-        complete = self._verified()
         self.shards = []
-        stream = iter(items)
-        began, fresh = time.monotonic(), 0
-        for shard in [*complete, None]:
-            end = None if shard is None else shard.manifest.first
-            while (position := len(self)) != end:
-                pending = self._encode(stream, position, end, encode, key, batch_size)
-                if not pending.ids:
-                    break
-                self._write(pending)
-                fresh += len(pending.ids)
-                log.info(
-                    "%s of %s documents encoded (%.1f/s)",
-                    f"{len(self):,}",
-                    f"{total:,}",
-                    fresh / max(time.monotonic() - began, 1e-9),
-                )
-            if shard is not None:
-                self._take(shard, [key(item) for item in islice(stream, len(shard))])
+        complete = self._verified() if leads else self._found()
+        work = Work(items, key, encode, batch_size, total, expect, note)
+        done = sum(map(len, complete))
+        report = Progress() if progress is None or done >= total else progress
+        with report.stage(f"encode {total:,} documents", total, done) as advance:
+            filling = Filling(self._workspace, work, complete, advance, processes)
+            others = filling.fill()
+            if not leads:
+                return
+            filling.finish(others)
+        filling.forget_claims()
+        self._take(filling.shards, total)
         if self.invalid:
             log.warning(
                 "%s documents have no embeddings, because the encoder gave NaN: %s",
@@ -207,50 +193,21 @@ class EmbeddingStore:
                 "again; only its documents are encoded anew."
             ) from error
 
-    def _encode(
-        self,
-        stream: Iterator[T],
-        position: int,
-        end: int | None,
-        encode: Callable[[Sequence[T]], Encoded],
-        key: Callable[[T], str],
-        batch_size: int,
-    ) -> _Pending:
-        """Encode batches from `position` until a shard is full or `end` is reached."""
-        pending = _Pending(position)
-        while pending.last != end:
-            room = batch_size if end is None else min(batch_size, end - pending.last)
-            batch = list(islice(stream, room))
-            if not batch:
-                break
-            encoded = encode(batch)
-            pending.parts.append(encoded.embeddings)
-            pending.ids.extend(map(key, batch))
-            pending.invalid.extend(encoded.invalid)
-            if pending.full:
-                break
-        return pending
+    def _take(self, shards: Mapping[int, Shard], total: int) -> None:
+        """Take over the shards, which must follow one another to the end of the collection."""
+        for first in sorted(shards):
+            shard = shards[first]
+            if first != len(self) or shard.last > total:
+                raise of_others(shard.path)
+            self.shards.append(shard)
 
-    def _write(self, pending: _Pending) -> None:
-        embeddings = TokenEmbeddings.concatenate(pending.parts)
-        if len(embeddings.vectors) and self.dim not in (0, embeddings.dim):
-            raise PluginError(
-                f"dimensions differ between batches: {self.dim} before, {embeddings.dim} from "
-                f"document {pending.ids[0]!r} on; an encoder must give one dimension."
-            )
-        name = f"shard-{pending.first:09d}"
-        with self._workspace.folder(name) as folder:
-            write_shard(folder, pending.first, pending.ids, embeddings, pending.invalid)
-        self.shards.append(Shard(self._workspace.path / name))
-
-    def _take(self, shard: Shard, ids: Sequence[str]) -> None:
-        """Take over a shard that an earlier process wrote, of the documents `ids`."""
-        if shard.manifest.first != len(self) or shard.manifest.ids != tuple(ids):
-            raise StorageError(
-                f"{shard.path} holds embeddings of other documents: delete the folder "
-                f"{self._workspace.path} and give the same command again."
-            )
-        self.shards.append(shard)
+    def _found(self) -> list[Shard]:
+        """Return the shards on disk, as the leading process left them."""
+        found = []
+        for path in sorted(self._workspace.path.glob("shard-*")):
+            with suppress(DamageError):
+                found.append(Shard(path))
+        return found
 
     def _verified(self) -> list[Shard]:
         """Return the shards on disk that are as they were written; the others are removed."""

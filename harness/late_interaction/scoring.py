@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -75,6 +75,26 @@ class Scoring:
                     f"the weight of {modality.label} is {weight}: give a number above 0; leave a "
                     "modality out by `modalities`."
                 )
+
+    def only(self, modalities: frozenset[Modality] | None) -> Scoring:
+        """Return the scoring with none but these modalities counting, of those that count now.
+
+        Raises
+        ------
+        UsageError
+            If none is left.
+        """
+        if modalities is None:
+            return self
+        left = modalities if self.modalities is None else modalities & self.modalities
+        if not left:
+            counting = ", ".join(m.label for m in sorted(self.modalities or ()))
+            asked = ", ".join(m.label for m in sorted(modalities))
+            raise UsageError(
+                f"only {counting} is scored, and of that only {asked} is asked for: nothing is "
+                "left to score."
+            )
+        return replace(self, modalities=left)
 
     @property
     def competing(self) -> NDArray[np.bool_]:

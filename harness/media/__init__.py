@@ -6,13 +6,13 @@ Files are read where they lie, as members of a tar too. A file that cannot be us
 
 from __future__ import annotations
 
+from harness.coverage import DamagePolicy
 from harness.media.audio import read_audio
 from harness.media.cache import FrameCache
 from harness.media.damage import DamagedMediaError, DamageKind
 from harness.media.image import read_image
 from harness.media.loader import (
     Damage,
-    DamagePolicy,
     LoadedDocument,
     MediaLoader,
 )

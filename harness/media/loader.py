@@ -9,24 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.coverage import DamagePolicy
 from harness.errors import DataError, UsageError
 from harness.media.cache import FrameCache
 from harness.media.damage import DamageKind, describe
 from harness.media.values import AudioSampling, Frames, FrameSampling, Waveform
 from harness.media.worker import Decoded, Job, decode, start_workers
+from harness.team import local_processes
 from harness.types import Document, Media, Modality
 from harness.workers import Workers, usable_cores
 
 log = logging.getLogger("clamr_bench.media")
-
-DamagePolicy = Literal["fail", "skip-modality", "skip-document"]
-"""What a damaged file does. ``fail``: the error is raised. ``skip-modality``: the document goes on
-without that modality. ``skip-document``: it goes on without any, so that nothing ranks it."""
 
 _Pending = deque[tuple[Document, Future[Decoded]]]
 
@@ -65,6 +63,11 @@ class LoadedDocument:
     damaged: tuple[Damage, ...] = ()
 
 
+def default_workers() -> int:
+    """Return this process's share of the usable cores, at most 8 and at least 1."""
+    return max(1, min(usable_cores() // local_processes(), 8))
+
+
 class MediaLoader:
     """Decodes the media of documents in worker processes, ahead of the consumer and in order.
 
@@ -86,8 +89,7 @@ class MediaLoader:
     on_damaged
         What a damaged file does.
     workers
-        Processes; 0 decodes in this one, when a document is due. None takes the number of usable
-        cores, at most 8.
+        Processes; 0 decodes in this one, when a document is due. None: see `default_workers`.
     cache
         Where decoded frames are kept; None keeps none.
     key_frames
@@ -125,7 +127,7 @@ class MediaLoader:
             raise UsageError(f"workers = {workers}: it must be 0 or more.")
         self._frames, self._audio, self._images = frames, audio, images
         self._policy, self._cache, self._key_frames = on_damaged, cache, key_frames
-        self._workers = min(usable_cores(), 8) if workers is None else workers
+        self._workers = default_workers() if workers is None else workers
         self._pool: Workers | None = None
         self._expected: deque[Document] = deque()
         self._begun: _Pending = deque()

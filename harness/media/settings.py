@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from harness.coverage import DamagePolicy
 from harness.media.cache import FrameCache
-from harness.media.loader import DamagePolicy, MediaLoader
+from harness.media.loader import MediaLoader
 from harness.media.values import AudioSampling, FrameSampling
 from harness.settings import Settings
 from harness.types import Document

@@ -235,8 +235,8 @@ def _mean_over_seeds(
 
 def _note(result: Result) -> str:
     parts = [f"{key}={value}" for key, value in result.retriever.changed_settings.items()]
-    if result.options.modalities is not None:
-        parts.append(f"only {', '.join(result.options.modalities)}")
+    if result.options.restriction is not None:
+        parts.append(result.options.restriction)
     if result.options.k != 1000:
         parts.append(f"k={result.options.k}")
     return ", ".join(parts)

@@ -67,6 +67,11 @@ class DataRecord(_Record):
     judgments: int
     coverage: CoverageRecord
     channels: dict[str, str] = Field(description="Versions of modality channels (ASR model, ...).")
+    losses: dict[str, int] = Field(
+        default_factory=dict,
+        description="What of the documents the retriever could not use, counted by kind: 'video "
+        "missing', 'asr cut' (longer than the model reads), 'documents skipped'.",
+    )
 
 
 class RetrieverRecord(_Record):
@@ -95,6 +100,18 @@ class Options(_Record):
     seed: int
     limit: int | None = Field(description="Only the first queries were run; never listed.")
     modalities: list[str] | None = Field(description="Document modalities left in; null: all.")
+    masked: bool = Field(
+        False,
+        description="The others were left out of the scores only: documents were encoded with all.",
+    )
+
+    @property
+    def restriction(self) -> str | None:
+        """What to call the choice of modalities in a table; None without."""
+        if self.modalities is None:
+            return None
+        names = "+".join(self.modalities)
+        return f"scored on {names}, encoded with all" if self.masked else f"only {names}"
 
 
 class Estimate(_Record):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.runner.run import run
+from harness.runner.run import assist, run
 
-__all__ = ["run"]
+__all__ = ["assist", "run"]

@@ -105,7 +105,11 @@ def explain(
     ranked = ranking.get(query_id)
     document = _document(split, query_id, document_id, ranked)
     if options.modalities is not None:
-        document = document.only(frozenset(map(Modality.parse, options.modalities)))
+        left_in = frozenset(map(Modality.parse, options.modalities))
+        if options.masked:
+            retriever.modalities = left_in
+        else:
+            document = document.only(left_in)
     kept = _kept(document, without)
     shown = shown_to(retriever, query)
     rank, score = _place(ranked, document.id)

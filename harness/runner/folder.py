@@ -26,7 +26,6 @@ from harness.results.store import (
 )
 from harness.retriever import Retriever
 from harness.runfile import write_ranking
-from harness.runner.record import options
 from harness.task import Task
 from harness.types import Ranking
 from harness.workspace import atomic_write, exclusive, writable_folder
@@ -87,7 +86,7 @@ class RunFolder:
 
     def write_config(self, task: Task, retriever: Retriever, config: RunConfig) -> None:
         """Write the effective configuration: ``run --config`` of this file repeats the run."""
-        chosen = options(config).model_dump(mode="json")
+        chosen = config.model_dump(mode="json", include={"k", "seed", "limit", "modalities"})
         effective = {
             "tasks": [task.address],
             "retrievers": [retriever.address],

@@ -40,13 +40,24 @@ def run_identity(
         },
         "data": split.fingerprint,
         "retriever": retriever.identity(),
-        "options": options(config).model_dump(mode="json"),
+        "options": options(retriever, config).model_dump(mode="json"),
     }
 
 
-def options(config: RunConfig) -> Options:
+def options(retriever: Retriever, config: RunConfig) -> Options:
     """Return the options of the configuration that change a run's output."""
-    return Options(k=config.k, seed=config.seed, limit=config.limit, modalities=config.modalities)
+    return Options(
+        k=config.k,
+        seed=config.seed,
+        limit=config.limit,
+        modalities=config.modalities,
+        masked=masked(retriever, config),
+    )
+
+
+def masked(retriever: Retriever, config: RunConfig) -> bool:
+    """Whether modalities are left out of the scores alone, documents being encoded with all."""
+    return config.modality_set is not None and retriever.masks
 
 
 def build_result(
@@ -96,6 +107,7 @@ def build_result(
             judgments=sum(len(row) for row in split.qrels.values()),
             coverage=CoverageRecord(**asdict(split.coverage)),
             channels=dict(split.channels),
+            losses=dict(sorted(retriever.losses.items())),
         ),
         retriever=RetrieverRecord(
             address=retriever.address,
@@ -113,7 +125,7 @@ def build_result(
             oracle=retriever.capabilities.oracle,
             untrained=retriever.untrained,
         ),
-        options=options(config),
+        options=options(retriever, config),
         evaluation=EvaluationRecord(
             queries=len(evaluation.query_ids),
             missing=evaluation.missing,

@@ -19,12 +19,16 @@ from harness.retriever import QueryKind, Retriever
 from harness.runfile import check_ids
 from harness.runner.attribution import attribution_of, shown_to
 from harness.runner.folder import RunFolder
-from harness.runner.record import build_result, run_identity
+from harness.runner.record import build_result, masked, run_identity
 from harness.runner.scoring import require_known, score
 from harness.runner.search import search
 from harness.task import Split, Task
+from harness.team import Team
 from harness.types import Modality, Query
 from harness.workspace import Workspace, digest, writable_folder
+
+#: A process that nobody launched with others.
+ALONE = Team()
 
 
 def run(
@@ -35,6 +39,7 @@ def run(
     progress: Progress,
     *,
     again: bool = False,
+    team: Team = ALONE,
 ) -> tuple[SavedRun, bool]:
     """Run `retriever` on `task` and save the result.
 
@@ -50,6 +55,8 @@ def run(
         Where to report.
     again
         Run even if the same run is complete already.
+    team
+        The processes of the launch, of which this is the first one; the others `assist`.
 
     Returns
     -------
@@ -70,7 +77,7 @@ def run(
     queries = split.queries if config.limit is None else split.queries[: config.limit]
     check_capabilities(task, retriever, split, queries, config.modality_set)
     check_ids((query.id for query in queries), split.documents.attributes())
-    retriever.seed, retriever.memory = config.seed, config.memory
+    documents = _prepared(retriever, split, config, team, progress)
     identity = run_identity(task, retriever, split, config)
     fingerprint = digest(identity)
     with (
@@ -78,25 +85,18 @@ def run(
         RunFolder.open(results, task, retriever, fingerprint, again=again) as folder,
     ):
         if folder.complete is not None:
+            team.tell(False)
             return folder.complete, True
         folder.write_config(task, retriever, config)
         reset_peak_memory()
-        documents: Documents = split.documents
-        if config.modality_set is not None:
-            documents = RestrictedDocuments(documents, config.modality_set)
         shown = [shown_to(retriever, query) for query in queries]
-        workspace = Workspace.of(
-            {
-                "data": split.fingerprint,
-                "modalities": config.modalities,
-                "retriever": retriever.index_identity(),
-            }
-        )
+        workspace = _workspace(retriever, split, config)
 
         def busy(holder: str) -> None:
             progress.note(f"waiting for process {holder}, which works in {workspace.path}")
 
         with workspace.locked(busy):
+            team.tell(True)
             index_seconds = _index(retriever, documents, workspace, progress)
             searched = search(retriever, shown, config.k, workspace, progress)
             index_bytes = workspace.size()
@@ -135,6 +135,48 @@ def run(
             saved = folder.save(result, searched.ranking, scores.evaluation)
             searched.forget()
     return saved, False
+
+
+def assist(
+    task: Task, retriever: Retriever, config: RunConfig, team: Team, progress: Progress
+) -> None:
+    """Lend a hand with a run that the first process of the team does (see `run`).
+
+    Parameters
+    ----------
+    task, retriever, config, progress
+        As for `run`.
+    team
+        The processes of the launch; this one does not lead.
+    """
+    if not team.hear():
+        return
+    split = task.load(config.split, config.data, progress)
+    documents = _prepared(retriever, split, config, team, progress)
+    with closing(retriever):
+        retriever.assist(documents, _workspace(retriever, split, config))
+
+
+def _prepared(
+    retriever: Retriever, split: Split, config: RunConfig, team: Team, progress: Progress
+) -> Documents:
+    """Tell the retriever what the run asks of it; return the documents that it is to index."""
+    retriever.seed, retriever.memory = config.seed, config.memory
+    retriever.progress, retriever.processes = progress, team.size
+    retriever.modalities = config.modality_set if masked(retriever, config) else None
+    if config.modality_set is None or masked(retriever, config):
+        return split.documents
+    return RestrictedDocuments(split.documents, config.modality_set)
+
+
+def _workspace(retriever: Retriever, split: Split, config: RunConfig) -> Workspace:
+    return Workspace.of(
+        {
+            "data": split.fingerprint,
+            "modalities": None if masked(retriever, config) else config.modalities,
+            "retriever": retriever.index_identity(),
+        }
+    )
 
 
 def check_capabilities(

@@ -77,6 +77,9 @@ def search(
             "k": k,
             "seed": retriever.seed,
             "retriever": retriever.fingerprint,
+            "modalities": None
+            if retriever.modalities is None
+            else [modality.label for modality in sorted(retriever.modalities)],
             "queries": [query.id for query in queries],
         }
     )
