@@ -368,7 +368,7 @@ def test_weights_that_were_never_trained_say_so() -> None:
     for address in ("clamr/tiny", "clamr/tiny-omni", "clamr-pooled/tiny"):
         assert make_retriever(address).untrained
     assert not make_retriever(f"clamr/{VL}").untrained
-    assert tuple(TINY) == CLAMR.built_in
+    assert set(CLAMR.built_in) <= set(TINY)
 
 
 def test_from_mp4_to_a_ranking(bench: Command, tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 CLAMR = Family(
     name="clamr",
-    version=1,
+    version=2,
     forms=(VL, OMNI),
     bases="Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-Omni-3B",
     released="meetdavidwan/clamr",
     built_in=("tiny", "tiny-omni"),
+    plain=VL,
     draws_projection=True,
 )
 

@@ -12,12 +12,11 @@ from collections.abc import Callable
 
 from harness.types import Modality
 from retrievers.clamr.settings import ClamrSettings
-from retrievers.qwen.audio import sound_tokens, token_seconds
 from retrievers.qwen.form import OMNI, TEXTS, Form, Marks
-from retrievers.qwen.prompt import MelFeatures, Prompt
+from retrievers.qwen.prompt import MelFeatures, Prompt, shifted
 from retrievers.qwen.sequence import Content, Tokens, TokensBuilder
 from retrievers.qwen.tokens import Vocabulary
-from retrievers.qwen.vision import Patching, patches_of
+from retrievers.qwen.vision import Patching
 
 #: What stands before the content of a modality.
 PREFIXES = {
@@ -40,6 +39,8 @@ class ClamrPrompt(Prompt):
         Lengths, prompts, pixels.
     """
 
+    settings: ClamrSettings
+
     def __init__(
         self,
         form: Form,
@@ -49,36 +50,18 @@ class ClamrPrompt(Prompt):
         mel: MelFeatures | None,
         losses: Counter[str],
     ) -> None:
-        super().__init__(form, vocabulary, patching, mel, losses)
-        self.settings = settings
+        super().__init__(form, vocabulary, settings, patching, mel, settings.max_pixels, losses)
         #: The Omni form's media have names ("Video: "), the VL form's have none.
         self.names_media = form is OMNI
         system = form.system if settings.system_prompt is None else settings.system_prompt
         self.header = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
-        self._header = [
-            *vocabulary.encode_marked("<|im_start|>system\n"),
-            *vocabulary.encode(system)[0],
-            *vocabulary.encode_marked("<|im_end|>\n<|im_start|>user\n"),
-        ]
+        self._header = self.turn(system)
         self._footer = vocabulary.encode_marked("<|im_end|>\n")
-        marks = [form.video, *([form.audio] if form.audio else [])]
-        self._marks = {
-            mark: vocabulary.id(mark)
-            for each in marks
-            for mark in (each.begin, each.place, each.end)
-        }
 
     def query(self, text: str) -> Tokens:
         """Return ``Query: <text>`` and the augmentation tokens, which are never cut away."""
-        settings = self.settings
-        prefix = self.vocabulary.encode(settings.query_prefix.rstrip(" "))[0]
-        room = settings.query_length - settings.query_augmentation - len(prefix)
-        space = " " if settings.query_prefix.endswith(" ") else ""
-        ids, offsets = self.vocabulary.encode(space + text)
         built = TokensBuilder()
-        built.add(prefix, Modality.TEXT)
-        built.add_text(ids[:room], Modality.TEXT, _shifted(offsets[:room], len(space), len(text)))
-        built.add([self.pad] * settings.query_augmentation, Modality.TEXT)
+        self.add_query(built, text)
         return built.build()
 
     def document(self, content: Content) -> list[Tokens]:
@@ -113,26 +96,19 @@ class ClamrPrompt(Prompt):
     def _video(self, content: Content) -> Callable[[TokensBuilder], None] | None:
         if not len(content.frames):
             return None
-        settings = self.settings
-        patches = patches_of(
-            content.frames, self.patching, settings.min_pixels, settings.max_pixels
-        )
-        place = self._marks[self.form.video.place]
+        patches, marks = self.patches(content.frames), self.form.video
         return self._media(
             Modality.VIDEO,
-            self.form.video,
-            lambda built: built.add_video(place, patches, content.seconds),
+            marks,
+            lambda built: built.add_video(self.ids(marks)[1], patches, content.seconds),
         )
 
     def _sound(self, content: Content) -> Callable[[TokensBuilder], None] | None:
-        marks = self.form.audio
-        if content.sound is None or marks is None or self._mel is None:
+        marks, heard = self.form.audio, self.heard(content)
+        if heard is None or marks is None:
             return None
-        mel = self._mel(content.sound)
-        if not sound_tokens(mel.shape[1]):
-            return None
-        place, ranges = self._marks[marks.place], token_seconds(mel.shape[1])
-        return self._media(Modality.AUDIO, marks, lambda built: built.add_sound(place, mel, ranges))
+        place = self.ids(marks)[1]
+        return self._media(Modality.AUDIO, marks, lambda built: built.add_sound(place, *heard))
 
     def _media(
         self, modality: Modality, marks: Marks, places: Callable[[TokensBuilder], None]
@@ -140,10 +116,10 @@ class ClamrPrompt(Prompt):
         def part(built: TokensBuilder) -> None:
             if self.names_media:
                 built.add(self.vocabulary.encode(PREFIXES[modality])[0], modality)
-            built.add([self._marks[marks.begin]], modality)
+            built.add([self.ids(marks)[0]], modality)
             places(built)
             # It has seen the whole of the modality and no part of it: no source, no modality.
-            built.add([self._marks[marks.end]])
+            built.add([self.ids(marks)[2]])
 
         return part
 
@@ -157,7 +133,7 @@ class ClamrPrompt(Prompt):
 
         def part(built: TokensBuilder) -> None:
             built.add(prefix, modality)
-            built.add_text(ids[:room], modality, _shifted(offsets[:room], 1, len(text)))
+            built.add_text(ids[:room], modality, shifted(offsets[:room], 1, len(text)))
 
         return part
 
@@ -167,8 +143,3 @@ def _joined(parts: list[Callable[[TokensBuilder], None]]) -> Tokens:
     for part in parts:
         part(built)
     return built.build()
-
-
-def _shifted(offsets: list[tuple[int, int]], by: int, length: int) -> list[tuple[int, int]]:
-    """Return ranges of characters as seen without the `by` characters put before the text."""
-    return [(min(max(0, a - by), length), min(max(0, b - by), length)) for a, b in offsets]

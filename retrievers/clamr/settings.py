@@ -19,7 +19,7 @@ class ClamrSettings(QwenSettings):
     system_prompt: str | None = Field(
         None, description="System prompt; default: the backbone's own."
     )
-    query_prefix: str = Field("Query: ", description="What stands before a query.")
+    max_pixels: int = Field(224 * 224, ge=1, description="Largest area at which a frame is seen.")
     query_augmentation: int = Field(
         10, ge=0, description="Augmentation tokens after a query (the paper says 5, its code 10)."
     )

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import PluginError
 from retrievers.qwen.backbone import LateInteraction
-from retrievers.qwen.names import PROJECTION, form_of, here, listed
+from retrievers.qwen.form import Family
+from retrievers.qwen.names import PROJECTION, form_called, form_of, here, listed
 from retrievers.qwen.source import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -52,7 +53,7 @@ def lora_targets(model: LateInteraction) -> list[str]:
     return [name for name, _ in model.named_modules() if name == PROJECTION or inside.match(name)]
 
 
-def load_adapter(model: LateInteraction, source: Source) -> None:
+def load_adapter(model: LateInteraction, source: Source, family: Family) -> None:
     """Put an adapter onto a base model.
 
     Raises
@@ -63,8 +64,11 @@ def load_adapter(model: LateInteraction, source: Source) -> None:
     """
     file = source.folder / ADAPTER_WEIGHTS
     found = headers([file])
-    _check_form(model, source, found, file)
     config = source.read_json(ADAPTER_CONFIG)
+    names = [name.removeprefix(_PREFIX) for name in found]
+    called = form_called(str(config.get("base_model_name_or_path") or ""))
+    guessed = form_of(names, family) or called or model.form
+    _check_form(model, source, metadata(file).get("form", guessed.name))
     if config.get("peft_type") != "LORA":
         raise PluginError(
             f"{source.name} is an adapter of kind {config.get('peft_type')!r}: only LORA is read."
@@ -133,10 +137,7 @@ def save_adapter(model: LateInteraction, folder: Path, config: Mapping[str, Any]
     (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
 
 
-def _check_form(model: LateInteraction, source: Source, found: Iterable[str], file: Path) -> None:
-    names = [name.removeprefix(_PREFIX) for name in found]
-    made_for = form_of(names)
-    said = metadata(file).get("form") or (made_for.name if made_for else model.form.name)
+def _check_form(model: LateInteraction, source: Source, said: str) -> None:
     if said != model.form.name:
         raise PluginError(
             f"adapter {source.name} was trained on the {said} form, and the base checkpoint is of "

@@ -6,20 +6,25 @@ of old checkpoints' tensors and leaves the language model at random, with a warn
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2_5_VLModel, Qwen2_5OmniThinkerModel
+from transformers import Qwen2_5_VLModel, Qwen2_5OmniThinkerModel, Qwen2VLModel
 
 from retrievers.qwen.audio import Mel
-from retrievers.qwen.form import OMNI, VL, Form
+from retrievers.qwen.form import OMNI, VL, VL2, Form
 from retrievers.qwen.positions import positions_of
 from retrievers.qwen.sequence import Tokens
 from retrievers.qwen.vision import MEAN, STD, Patching
 
-CLASSES: dict[str, Any] = {VL.name: Qwen2_5_VLModel, OMNI.name: Qwen2_5OmniThinkerModel}
+CLASSES: dict[str, Any] = {
+    VL2.name: Qwen2VLModel,
+    VL.name: Qwen2_5_VLModel,
+    OMNI.name: Qwen2_5OmniThinkerModel,
+}
 
 #: Dimension of the projection, in the paper and in ColBERT before it.
 DIM = 128
@@ -39,6 +44,8 @@ class Batch:
         uint8, shape ``(patches of all videos, pixels of a patch)``; None without a video.
     grids
         int64, shape ``(videos, 3)``.
+    stills, still_grids
+        The same of stills.
     mel, heard
         float32, shape ``(sounds, bins, frames)``, and its int64 mask ``(sounds, frames)``.
     """
@@ -48,6 +55,8 @@ class Batch:
     positions: torch.Tensor
     pixels: torch.Tensor | None = None
     grids: torch.Tensor | None = None
+    stills: torch.Tensor | None = None
+    still_grids: torch.Tensor | None = None
     mel: torch.Tensor | None = None
     heard: torch.Tensor | None = None
 
@@ -68,7 +77,7 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is not typed he
     form
         Which form the backbone is of.
     backbone
-        `Qwen2_5_VLModel` or `Qwen2_5OmniThinkerModel`.
+        One of `CLASSES`.
     dim
         Dimension of the embeddings.
     """
@@ -101,13 +110,11 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is not typed he
     @property
     def step(self) -> int:
         """Positions between temporal patches, one second apart."""
-        config = self.config
-        step: int = (
-            config.position_id_per_seconds
-            if self.form is OMNI
-            else config.vision_config.tokens_per_second
-        )
-        return step
+        if self.form is OMNI:
+            step: int = self.config.position_id_per_seconds
+            return step
+        # Qwen2-VL knows no seconds: its temporal patches are one position apart.
+        return getattr(self.config.vision_config, "tokens_per_second", 1)
 
     def mel(self) -> Mel | None:
         """Return what makes the features of sound; None for a form that cannot hear."""
@@ -129,13 +136,16 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is not typed he
         mask = torch.zeros_like(ids)
         positions = torch.zeros((3, *ids.shape), dtype=torch.int64)
         for row, tokens in enumerate(sequences):
-            video = (tokens.video_start, tokens.patches.grid) if tokens.patches else None
+            video = None
+            if tokens.patches is not None and tokens.video_start >= 0:
+                video = tokens.video_start, tokens.patches.grid
             end = len(tokens)
             ids[row, :end] = torch.from_numpy(tokens.ids)
             mask[row, :end] = 1
             places = positions_of(end, video, merge, self.step)
             positions[:, row, :end] = torch.from_numpy(places)
-        videos = [tokens.patches for tokens in sequences if tokens.patches]
+        videos = _pixels(tokens for tokens in sequences if not tokens.still)
+        stills = _pixels(tokens for tokens in sequences if tokens.still)
         sounds = [torch.from_numpy(t.mel) for t in sequences if t.mel is not None]
         longest = max((sound.shape[1] for sound in sounds), default=0)
         heard = [torch.arange(longest) < sound.shape[1] for sound in sounds]
@@ -144,8 +154,8 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is not typed he
             ids,
             mask,
             positions,
-            torch.cat([torch.from_numpy(video.pixels) for video in videos]) if videos else None,
-            torch.tensor([video.grid for video in videos]) if videos else None,
+            *videos,
+            *stills,
             torch.stack(widened) if sounds else None,
             torch.stack(heard).long() if sounds else None,
         )
@@ -157,6 +167,11 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is not typed he
             inputs |= {
                 "pixel_values_videos": self._normalised(batch.pixels),
                 "video_grid_thw": batch.grids,
+            }
+        if batch.stills is not None:
+            inputs |= {
+                "pixel_values": self._normalised(batch.stills),
+                "image_grid_thw": batch.still_grids,
             }
         if batch.mel is not None:
             inputs |= {"input_features": batch.mel, "feature_attention_mask": batch.heard}
@@ -182,3 +197,12 @@ class LateInteraction(nn.Module):  # type: ignore[misc]  # torch is not typed he
         std = torch.tensor(STD, device=pixels.device).repeat_interleave(repeat) * 255
         mean = torch.tensor(MEAN, device=pixels.device).repeat_interleave(repeat) * 255
         return pixels.float().sub_(mean).div_(std)
+
+
+def _pixels(sequences: Iterable[Tokens]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the patches of all sequences, one below the other, and their grids."""
+    seen = [tokens.patches for tokens in sequences if tokens.patches]
+    if not seen:
+        return None, None
+    pixels = torch.cat([torch.from_numpy(patches.pixels) for patches in seen])
+    return pixels, torch.tensor([patches.grid for patches in seen])

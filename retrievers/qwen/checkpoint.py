@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig
+from transformers import AutoConfig, BitsAndBytesConfig, ColQwen2ForRetrieval
 from transformers.utils import logging as transformers_logging
 
 from harness.errors import PluginError, UsageError
@@ -26,6 +26,11 @@ from retrievers.qwen.form import Family, Form
 from retrievers.qwen.names import PROJECTION, here, listed
 from retrievers.qwen.settings import QwenSettings
 from retrievers.qwen.source import CONFIG, Source, headers, opened
+
+#: ``model_type`` of transformers' own ColQwen2, a backbone of any form with a projection.
+_COLQWEN2 = "colqwen2"
+#: Names of its checkpoints that transformers no longer knows.
+_COLQWEN2_NAMES = {r"^vlm\.model\.(layers|embed_tokens|norm)\.": r"vlm.language_model.\1."}
 
 #: Values of each tensor that are looked up after loading.
 _PROBED = 16
@@ -71,14 +76,17 @@ class Place:
 
 
 def form_at(source: Source, family: Family) -> tuple[Form, Any]:
-    """Return a checkpoint's form and its backbone's configuration.
+    """Return a checkpoint's form and its configuration.
 
     Raises
     ------
     PluginError
         If it is of another architecture, or has no readable configuration.
     """
-    model_type = source.read_json(CONFIG).get("model_type")
+    said = source.read_json(CONFIG)
+    if said.get("model_type") == _COLQWEN2:
+        said = said.get("vlm_config") or {}
+    model_type = said.get("model_type")
     for form in family.forms:
         if model_type in form.model_types:
             break
@@ -94,13 +102,18 @@ def form_at(source: Source, family: Family) -> tuple[Form, Any]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise PluginError(f"{source.folder / CONFIG} cannot be used: {reason}") from error
-    return form, getattr(config, "thinker_config", config)
+    return form, config
+
+
+def _of_backbone(config: Any) -> Any:
+    """Return the part of a configuration that is the backbone's."""
+    return getattr(config, "thinker_config", getattr(config, "vlm_config", config))
 
 
 def blank(form: Form, config: Any, dim: int) -> LateInteraction:
     """Return the model without storage, for its tensors' names and shapes."""
     with torch.device("meta"):
-        return LateInteraction(form, CLASSES[form.name](config), dim)
+        return LateInteraction(form, CLASSES[form.name](_of_backbone(config)), dim)
 
 
 def load_checkpoint(source: Source, settings: QwenSettings, family: Family) -> LateInteraction:
@@ -180,15 +193,16 @@ def _account(
 def _loaded(
     form: Form, source: Source, config: Any, settings: QwenSettings, place: Place
 ) -> nn.Module:
-    options: dict[str, Any] = {}
+    kind, options = CLASSES[form.name], {"config": _of_backbone(config)}
+    if config.model_type == _COLQWEN2:
+        kind, options = ColQwen2ForRetrieval, {"config": config, "key_mapping": _COLQWEN2_NAMES}
     if settings.quantise:
         options["quantization_config"] = _quantisation(settings, place)
     device_map: Any = "auto" if place.device == "spread" else {"": place.device}
     try:
         with quiet():
-            loaded, told = CLASSES[form.name].from_pretrained(
+            loaded, told = kind.from_pretrained(
                 source.folder,
-                config=config,
                 dtype=place.dtype,
                 device_map=device_map,
                 attn_implementation=settings.attention,
@@ -208,9 +222,10 @@ def _loaded(
             f"{source.name}: transformers left {listed(left)} at random. This is a fault of its "
             "renaming of old checkpoints, not of the file: use the version in constraints.txt."
         )
+    backbone: nn.Module = getattr(loaded, "vlm", loaded)
     if settings.quantise:
-        _use_plain_kernels(loaded)
-    return loaded
+        _use_plain_kernels(backbone)
+    return backbone
 
 
 def _quantisation(settings: QwenSettings, place: Place) -> BitsAndBytesConfig:

@@ -18,7 +18,7 @@ from harness.late_interaction import TokenEmbeddings
 from harness.media import AudioSampling, LoadedDocument, MediaLoader
 from harness.types import Document, Modality, Query
 from retrievers.qwen.ahead import Ahead
-from retrievers.qwen.form import Family
+from retrievers.qwen.form import Family, Form
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.settings import QwenSettings
 
@@ -67,6 +67,10 @@ class QwenEncoder(Encoder):
     def make_prompt(self, model: LateInteraction, vocabulary: Vocabulary) -> Prompt:
         """Return what makes the sequences for a model."""
 
+    def readable(self, form: Form) -> tuple[Modality, ...]:
+        """Return what is read with a form's weights."""
+        return form.modalities
+
     @property
     def seconds(self) -> Mapping[str, float]:
         """Seconds that workers decoded, that the model waited for them, and that it computed."""
@@ -78,7 +82,7 @@ class QwenEncoder(Encoder):
 
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
-        self._loader.expect(self._readable(documents))
+        self._loader.expect(self._restricted(documents))
 
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and what the media reader does."""
@@ -109,7 +113,7 @@ class QwenEncoder(Encoder):
         waiting: list[Tokens] = []
         ahead = (engine.prompt.document(content) for content in self._contents(batch))
         for sequences in Ahead(ahead, depth=len(batch)):
-            made.append(sequences)
+            made.append([tokens.without_media() for tokens in sequences])
             waiting.extend(sequences)
             # Several budgets together, so that like lengths meet; not all documents, so that the
             # rest is decoded while the model works.
@@ -161,7 +165,7 @@ class QwenEncoder(Encoder):
             model = load(self._weights, self.settings, self.family, project=not self.pooled)
             folder = self._weights.base.folder
             self.untrained = not self._is_trained()
-        self._check_modalities(model.form.modalities)
+        self._check_modalities(self.readable(model.form))
         prompt = self.make_prompt(model, Vocabulary(folder))
         return Engine(model, prompt, self.settings.batch_tokens, pooled=self.pooled)
 
@@ -198,22 +202,23 @@ class QwenEncoder(Encoder):
     @cached_property
     def _loader(self) -> MediaLoader:
         settings = self.settings
-        reads = settings.encode_modalities or tuple(Modality)
+        reads = settings.encode_modalities or self.capabilities.modalities
         return settings.loader(
             video=Modality.VIDEO in reads,
             audio=AudioSampling(RATE, settings.audio_seconds) if Modality.AUDIO in reads else None,
+            images=Modality.IMAGE in reads,
             losses=self.losses,
         )
 
-    def _readable(self, documents: Sequence[Document]) -> Iterator[Document]:
+    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
         """Yield the documents with what the model reads of them."""
-        form, asked = self.engine.form, self.settings.encode_modalities
-        reads = frozenset(form.modalities if asked is None else asked)
+        asked = self.settings.encode_modalities
+        reads = frozenset(self.readable(self.engine.form) if asked is None else asked)
         return (document.only(reads) for document in documents)
 
     def _contents(self, batch: Sequence[Document]) -> Iterator[Content]:
         """Yield the documents' content, decoded ahead."""
-        return map(_content, self._loader.load(self._readable(batch)))
+        return map(_content, self._loader.load(self._restricted(batch)))
 
     def _encoded(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         begun = time.perf_counter()
@@ -271,6 +276,7 @@ def _content(loaded: LoadedDocument) -> Content:
     return Content(
         frames=() if frames is None else list(frames.pixels),
         seconds=() if frames is None else frames.seconds.tolist(),
+        images=loaded.images,
         sound=None if sound is None else sound.samples,
         texts=loaded.document.texts,
     )

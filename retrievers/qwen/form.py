@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.types import Modality
 
@@ -26,19 +26,20 @@ class Form:
     Attributes
     ----------
     name
-        ``vl`` or ``omni``.
+        ``vl2`` (Qwen2-VL), ``vl`` (Qwen2.5-VL) or ``omni`` (Qwen2.5-Omni).
     model_types
         ``model_type`` of the checkpoints' ``config.json``.
     system
         Its own system prompt.
-    video, audio
-        Marks of frames and sound; `audio` is None for a form that cannot hear.
+    video, image, audio
+        Marks of a video, a still and sound; `audio` is None for a form that cannot hear.
     """
 
     name: str
     model_types: tuple[str, ...]
     system: str
     video: Marks
+    image: Marks
     audio: Marks | None
 
     @property
@@ -53,8 +54,10 @@ VL = Form(
     model_types=("qwen2_5_vl",),
     system="You are a helpful assistant.",
     video=Marks("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"),
+    image=Marks("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
     audio=None,
 )
+VL2 = replace(VL, name="vl2", model_types=("qwen2_vl",))
 OMNI = Form(
     name="omni",
     model_types=("qwen2_5_omni", "qwen2_5_omni_thinker"),
@@ -63,9 +66,10 @@ OMNI = Form(
         "perceiving auditory and visual inputs, as well as generating text and speech."
     ),
     video=Marks("<|vision_bos|>", "<|VIDEO|>", "<|vision_eos|>"),
+    image=Marks("<|vision_bos|>", "<|IMAGE|>", "<|vision_eos|>"),
     audio=Marks("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"),
 )
-FORMS = (VL, OMNI)
+FORMS = (VL2, VL, OMNI)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,9 @@ class Family:
         Hub id of the default weights.
     built_in
         Names of weights that need no files.
+    plain
+        The form of adapters whose names do not begin with ``thinker.``; None where those of
+        several forms do not.
     draws_projection
         Whether its adapters were saved without the base weights of their projection, which its
         training drew from a seed (see `retrievers.qwen.loading.drawn_projection`).
@@ -97,4 +104,5 @@ class Family:
     bases: str
     released: str
     built_in: tuple[str, ...] = ()
+    plain: Form | None = None
     draws_projection: bool = False

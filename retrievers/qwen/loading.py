@@ -99,7 +99,7 @@ def load(
     model = load_checkpoint(weights.base, settings, family)
     _project(model, weights, settings, family, told=project)
     if weights.adapter is not None:
-        load_adapter(model, weights.adapter)
+        load_adapter(model, weights.adapter, family)
     model.eval()
     return model
 

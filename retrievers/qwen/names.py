@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from retrievers.qwen.form import OMNI, VL, Form
+from retrievers.qwen.form import OMNI, VL, VL2, Family, Form
 
 PROJECTION = "custom_text_proj"
 
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
 #: Parts of a checkpoint that encoding does not need: the output layer, and Omni's voice.
-_UNUSED = re.compile(r"^(thinker\.)?lm_head\.|^talker\.|^token2wav\.")
+_UNUSED = re.compile(r"^((thinker|vlm)\.)?lm_head\.|^talker\.|^token2wav\.")
 
 #: Names in files -> names here, the first that fits. Qwen2.5-VL up to transformers 4.51 has
-#: ``model.layers``, later ``model.language_model.layers``; Omni has the same behind ``thinker.``.
+#: ``model.layers``, later ``model.language_model.layers``; Omni has the same behind ``thinker.``,
+#: transformers' ColQwen2 behind ``vlm.``.
 _RULES = (
     (re.compile(r"^(model|backbone)\.(language_model|visual|audio_tower)\."), r"backbone.\2."),
     (re.compile(r"^(language_model|visual|audio_tower)\."), r"backbone.\1."),
     (re.compile(r"^model\.(layers|embed_tokens|norm)\."), r"backbone.language_model.\1."),
-    (re.compile(rf"^{PROJECTION}\."), f"{PROJECTION}."),
+    (re.compile(r"^embedding_proj_layer\."), f"{PROJECTION}."),
 )
 
 
@@ -37,23 +40,29 @@ def here(name: str) -> str | None:
     """
     if _UNUSED.match(name):
         return None
-    name = name.removeprefix("thinker.")
+    name = name.removeprefix("thinker.").removeprefix("vlm.")
     for pattern, replacement in _RULES:
         if pattern.match(name):
             return pattern.sub(replacement, name)
     return name
 
 
-def form_of(names: Iterable[str]) -> Form | None:
-    """Return the form whose files have such names; None where both forms do."""
+def form_of(names: Iterable[str], family: Family) -> Form | None:
+    """Return the form whose files have such names; None where several forms of a family do."""
     names = list(names)
     if any(name.startswith(("thinker.", "talker.")) or "audio_tower." in name for name in names):
         return OMNI
-    if any(
-        name.startswith(("model.layers.", "model.language_model.", "visual.")) for name in names
-    ):
-        return VL
-    return None
+    plain = ("model.layers.", "model.language_model.", "visual.")
+    return family.plain if any(name.startswith(plain) for name in names) else None
+
+
+def form_called(name: str) -> Form | None:
+    """Return the form that a hub id speaks of; None for a folder, or where it speaks of none."""
+    if not HUB_ID.match(name):
+        return None
+    said = name.rpartition("/")[2].lower().replace("_", ".")
+    marks = (("omni", OMNI), ("qwen2.5", VL), ("qwen2", VL2))
+    return next((form for mark, form in marks if mark in said), None)
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

@@ -9,10 +9,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from retrievers.qwen.form import Form
-from retrievers.qwen.sequence import Content, Tokens
+from harness.types import Modality
+from retrievers.qwen.audio import token_seconds
+from retrievers.qwen.form import Form, Marks
+from retrievers.qwen.sequence import Content, Tokens, TokensBuilder
+from retrievers.qwen.settings import QwenSettings
 from retrievers.qwen.tokens import Vocabulary
-from retrievers.qwen.vision import Patching
+from retrievers.qwen.vision import Frames, Patches, Patching, patches_of
 
 PAD = "<|endoftext|>"
 
@@ -28,10 +31,14 @@ class Prompt(ABC):
         Which backbone.
     vocabulary
         The checkpoint's tokeniser.
+    settings
+        Lengths and pixels.
     patching
         How the vision tower cuts frames.
     mel
         Sound to mel features; None for a form that cannot hear.
+    max_pixels
+        Largest area at which a frame is seen.
     losses
         Where texts that are longer than the model reads are counted (``asr cut``).
     """
@@ -40,14 +47,54 @@ class Prompt(ABC):
         self,
         form: Form,
         vocabulary: Vocabulary,
+        settings: QwenSettings,
         patching: Patching,
         mel: MelFeatures | None,
+        max_pixels: int,
         losses: Counter[str],
     ) -> None:
         self.form, self.vocabulary, self.patching = form, vocabulary, patching
-        self.losses = losses
-        self._mel = mel
+        self.settings, self.losses = settings, losses
+        self._mel, self._max_pixels = mel, max_pixels
         self.pad = vocabulary.id(PAD)
+
+    def ids(self, marks: Marks) -> tuple[int, int, int]:
+        """Return the ids of marks: begin, place, end."""
+        begin, place, end = (self.vocabulary.id(m) for m in (marks.begin, marks.place, marks.end))
+        return begin, place, end
+
+    def turn(self, system: str) -> list[int]:
+        """Return the ids that open a chat turn of the user, behind a system prompt."""
+        return [
+            *self.vocabulary.encode_marked("<|im_start|>system\n"),
+            *self.vocabulary.encode(system)[0],
+            *self.vocabulary.encode_marked("<|im_end|>\n<|im_start|>user\n"),
+        ]
+
+    def add_query(self, built: TokensBuilder, text: str) -> None:
+        """Append prefix, text and augmentation tokens; a long text gives way."""
+        settings = self.settings
+        prefix = self.vocabulary.encode(settings.query_prefix.rstrip(" "))[0]
+        room = settings.query_length - settings.query_augmentation - len(prefix)
+        space = " " if settings.query_prefix.endswith(" ") else ""
+        ids, offsets = self.vocabulary.encode(space + text)
+        built.add(prefix, Modality.TEXT)
+        built.add_text(ids[:room], Modality.TEXT, shifted(offsets[:room], len(space), len(text)))
+        built.add([self.pad] * settings.query_augmentation, Modality.TEXT)
+
+    def patches(self, frames: Frames) -> Patches:
+        """Return the patches of frames at the size that the settings ask for."""
+        return patches_of(frames, self.patching, self.settings.min_pixels, self._max_pixels)
+
+    def heard(
+        self, content: Content
+    ) -> tuple[NDArray[np.float32], list[tuple[float, float]]] | None:
+        """Return the mel features of the sound, and the seconds of each of its tokens."""
+        if content.sound is None or self._mel is None:
+            return None
+        mel = self._mel(content.sound)
+        ranges = token_seconds(mel.shape[1])
+        return (mel, ranges) if ranges else None
 
     @abstractmethod
     def query(self, text: str) -> Tokens:
@@ -56,3 +103,8 @@ class Prompt(ABC):
     @abstractmethod
     def document(self, content: Content) -> list[Tokens]:
         """Return the sequences of a document; none where it has nothing that the form reads."""
+
+
+def shifted(offsets: list[tuple[int, int]], by: int, length: int) -> list[tuple[int, int]]:
+    """Return ranges of characters as seen without the `by` characters put before the text."""
+    return [(min(max(0, a - by), length), min(max(0, b - by), length)) for a, b in offsets]

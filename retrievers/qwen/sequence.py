@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ class Content:
         uint8 RGB, each ``(height, width, 3)``; empty without a video.
     seconds
         When each frame is shown; NaN or shorter where that is unknown.
+    images
+        uint8 RGB, as `frames`; each of its own size.
     sound
         float32, 16 kHz, mono; None without sound.
     texts
@@ -37,6 +39,7 @@ class Content:
 
     frames: Frames = ()
     seconds: Sequence[float] = ()
+    images: Frames = ()
     sound: NDArray[np.float32] | None = None
     texts: Mapping[Modality, str] = field(default_factory=dict)
 
@@ -55,11 +58,14 @@ class Tokens:
         float32, shape ``(n, 6)``: where in its source each token comes from (see
         `harness.late_interaction.TokenEmbeddings`). NaN for the prompt and the names of modalities.
     patches
-        The video; None without one.
+        The video or still; None without one.
     mel
         float32, shape ``(mel bins, frames)``; None without sound.
     video_start
-        Index of the first video token; -1 without one.
+        Index of the first token of `patches`; -1 where none are, or where their positions are to
+        follow one another as those of text do.
+    still
+        Whether `patches` are a still, and not a video.
     """
 
     ids: NDArray[np.int64]
@@ -68,9 +74,14 @@ class Tokens:
     patches: Patches | None = None
     mel: NDArray[np.float32] | None = None
     video_start: int = -1
+    still: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def without_media(self) -> Tokens:
+        """Return the tokens alone: pixels weigh five kilobytes a token."""
+        return replace(self, patches=None, mel=None)
 
 
 class TokensBuilder:
@@ -83,6 +94,7 @@ class TokensBuilder:
         self._patches: Patches | None = None
         self._mel: NDArray[np.float32] | None = None
         self._video_start = -1
+        self._still = False
 
     def add(self, ids: Sequence[int], modality: Modality | None = None) -> None:
         """Append tokens that stand for no part of the content."""
@@ -106,6 +118,23 @@ class TokensBuilder:
         self._patches, self._video_start = patches, len(self._ids)
         self._add([place] * patches.tokens, Modality.VIDEO, list(_cells(patches, seconds)))
 
+    def add_still(
+        self,
+        place: int,
+        patches: Patches,
+        modality: Modality,
+        second: float = math.nan,
+        *,
+        flat: bool = False,
+    ) -> None:
+        """Append the placeholders of a still: a frame shown at `second`, or an image.
+
+        With `flat` their positions follow one another.
+        """
+        self._patches, self._still = patches, True
+        self._video_start = -1 if flat else len(self._ids)
+        self._add([place] * patches.tokens, modality, list(_cells(patches, [second])))
+
     def _add(
         self, ids: Sequence[int], modality: Modality | None, spans: list[tuple[float, ...]]
     ) -> None:
@@ -122,6 +151,7 @@ class TokensBuilder:
             self._patches,
             self._mel,
             self._video_start,
+            self._still,
         )
 
 

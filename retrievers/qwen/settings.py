@@ -52,10 +52,13 @@ class QwenSettings(EncoderSettings, MediaSettings):
     min_pixels: int = Field(
         4 * 28 * 28, ge=1, description="Smallest area at which a frame is seen."
     )
-    max_pixels: int = Field(224 * 224, ge=1, description="Largest area at which a frame is seen.")
+    max_pixels: int | None = Field(
+        None, ge=1, description="Largest area at which a frame is seen; default: the model's."
+    )
     audio_seconds: float = Field(
         30.0, gt=0, le=300, description="Sound that is heard, from the start; 25 tokens a second."
     )
+    query_prefix: str = Field("Query: ", description="What stands before a query.")
     query_length: int = Field(
         64, ge=1, description="Most tokens of a query, prefix and augmentation included."
     )
@@ -97,7 +100,7 @@ class QwenSettings(EncoderSettings, MediaSettings):
                 f"{self.query_augmentation} augmentation tokens leave no room in query_length = "
                 f"{self.query_length}"
             )
-        if self.min_pixels > self.max_pixels:
+        if self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise ValueError(
                 f"min_pixels = {self.min_pixels} exceeds max_pixels = {self.max_pixels}"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import PluginError, UsageError
+from retrievers.qwen.names import HUB_ID
 from retrievers.qwen.tokens import TOKENIZER
 
 CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _FETCHED = ["*.json", "*.safetensors", TOKENIZER]
 
 
@@ -107,7 +106,7 @@ def find(name: str, revision: str | None = None) -> Source:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return Source(name, folder)
-    if not _HUB_ID.match(name):
+    if not HUB_ID.match(name):
         raise UsageError(
             f"weights {name!r}: there is no such folder, and it is no hub id (owner/name)."
         )

@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5OmniThinkerConfig
+from transformers import Qwen2_5_VLConfig, Qwen2_5OmniThinkerConfig, Qwen2VLConfig
 
 from retrievers.qwen.backbone import CLASSES, LateInteraction
-from retrievers.qwen.form import OMNI, VL, Form, Marks
+from retrievers.qwen.form import OMNI, VL, VL2, Form, Marks
 from retrievers.qwen.tokens import Vocabulary
 
 #: Holds the tokeniser.
 FOLDER = Path(__file__).parent
 
 #: Built-in weights and their form.
-TINY = {"tiny": VL, "tiny-omni": OMNI}
+TINY = {"tiny": VL, "tiny-omni": OMNI, "tiny-2": VL2}
 
 _HIDDEN = 128
 _TEXT = {
@@ -42,6 +42,14 @@ _VISION = {
     "out_hidden_size": _HIDDEN,
     "fullatt_block_indexes": [1],
     "window_size": 112,
+    "initializer_range": 0.05,
+}
+_VISION_2 = {
+    "depth": 2,
+    "embed_dim": 96,
+    "hidden_size": _HIDDEN,
+    "mlp_ratio": 2,
+    "num_heads": 4,
     "initializer_range": 0.05,
 }
 _AUDIO = {
@@ -69,11 +77,20 @@ def tiny_config(form: Form) -> Any:
 
     begin, place, end = ids(form.video)
     common: dict[str, Any] = {"vision_start_token_id": begin, "vision_end_token_id": end}
+    if form is VL2:
+        return Qwen2VLConfig(
+            **common,
+            text_config={**_TEXT, "vocab_size": size},
+            vision_config=_VISION_2,
+            image_token_id=ids(form.image)[1],
+            video_token_id=place,
+        )
     if form is VL:
         return Qwen2_5_VLConfig(
             **common,
             text_config={**_TEXT, "vocab_size": size},
             vision_config={**_VISION, "tokens_per_second": 2},
+            image_token_id=ids(form.image)[1],
             video_token_id=place,
         )
     sound_begin, sound, sound_end = ids(form.audio or form.video)
@@ -83,6 +100,7 @@ def tiny_config(form: Form) -> Any:
         text_config={**_TEXT, "vocab_size": size},
         vision_config=_VISION,
         audio_config=_AUDIO,
+        image_token_index=ids(form.image)[1],
         video_token_index=place,
         audio_token_index=sound,
         audio_start_token_id=sound_begin,

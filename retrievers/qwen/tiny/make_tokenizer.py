@@ -2,7 +2,7 @@
 
 Byte-level BPE, trained once on the texts and queries of the sample's train split (seed 0) and on
 the prompts. Any other text is spelt in bytes. The split into words, the normalisation and the marks
-are Qwen2.5's; the marks of both forms are there. The file is frozen: another one makes trained
+are Qwen2.5's; the marks of all forms are there. The file is frozen: another one makes trained
 tiny weights useless.
 """
 
@@ -21,7 +21,7 @@ from retrievers.qwen.form import FORMS
 from retrievers.qwen.tokens import TOKENIZER
 
 #: Entries, the 256 bytes and the marks included: 1.3 tokens a word of the sample.
-SIZE = 3072
+SIZE = 3074
 
 #: How Qwen2.5 splits text before pairs are merged.
 _WORDS = (
@@ -38,7 +38,7 @@ def texts() -> Iterator[str]:
     yield from (f" {query.text}" for query in split.queries)
     # Often enough that each word of a prompt is one token; "user" has to be.
     for _ in range(100):
-        yield from (form.system for form in FORMS)
+        yield from dict.fromkeys(form.system for form in FORMS)
         yield from (f" {prefix}" for prefix in PREFIXES.values())
         yield from PREFIXES.values()
         yield "Query: system\nuser\n"
@@ -51,7 +51,7 @@ def marks() -> list[str]:
         for mark in (form.video, form.audio):
             if mark is not None:
                 used += [mark.begin, mark.place, mark.end]
-    return used
+    return list(dict.fromkeys([*used, *(form.image.place for form in FORMS)]))
 
 
 def make() -> Tokenizer:
