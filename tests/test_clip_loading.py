@@ -129,6 +129,11 @@ def test_a_tower_alone_is_not_enough(checkpoint: Path, tmp_path: Path) -> None:
     CLIPTextModelWithProjection(whole.config.text_config).save_pretrained(text)
     refused(clip(vision), "no text tower", "queries, speech and on-screen text")
     refused(clip(text), "no vision tower", "frames")
+    headless = write("siglip", tmp_path / "headless")
+    config = json.loads((headless / "config.json").read_text())
+    config["vision_config"]["vision_use_head"] = False
+    (headless / "config.json").write_text(json.dumps(config))
+    refused(siglip(headless), "pooling head")
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json", "config.json"])

@@ -113,6 +113,11 @@ def load(source: Source, family: Family, settings: ClipSettings) -> Towers:
         raise PluginError(
             f"{source.name}: {CONFIG} or {_PROCESSORS[0]} cannot be used: {reason}"
         ) from error
+    if not getattr(config.vision_config, "vision_use_head", True):
+        raise PluginError(
+            f"{source.name} was saved without the vision tower's pooling head (vision_use_head = "
+            "false), so an image has no vector: give the checkpoint that it was made of."
+        )
     texts = text_reader(source, form, config.text_config)
     with no_init_weights():
         model = form.model(config)
