@@ -93,11 +93,10 @@ def widened(batch: object, length: int, pad: int) -> object:
 
 def ours(encoder: Clamr, documents: list[Document]) -> TokenEmbeddings:
     """Encode as the harness does: the encoder's batches, one after another."""
-    size = encoder.settings.batch_size
-    parts = [
-        encoder.encode_documents(documents[first : first + size])
-        for first in range(0, len(documents), size)
-    ]
+    size, parts = encoder.settings.batch_size, []
+    for first in range(0, len(documents), size):
+        encoder.expect(documents[first + size : first + 2 * size])
+        parts.append(encoder.encode_documents(documents[first : first + size]))
     return TokenEmbeddings.concatenate(parts)
 
 

@@ -45,7 +45,7 @@ def stock_checkpoint(form: Form, folder: Path) -> ColQwen2ForRetrieval:
     return model.eval()
 
 
-def old_name(form: Form, name: str) -> str:
+def old_name(name: str) -> str:
     """The name that a tensor of ours has in files of colpali-engine (transformers up to 4.51)."""
     name = name.removeprefix("backbone.")
     return name.replace("language_model.", "model.", 1)
@@ -55,7 +55,7 @@ def base_checkpoint(form: Form, folder: Path) -> LateInteraction:
     """Save a base of colpali-engine: the backbone in old names, its projection beside it."""
     model, _ = tiny_model(BUILT_IN[form], seed=5)
     folder.mkdir()
-    state = {old_name(form, name): tensor for name, tensor in model.state_dict().items()}
+    state = {old_name(name): tensor for name, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
     shutil.copy(FOLDER / TOKENIZER, folder)
@@ -73,7 +73,7 @@ def adapter(form: Form, base: str, folder: Path) -> dict[str, torch.Tensor]:
             generator = torch.Generator().manual_seed(len(name))
             ours[name.replace(".default", "")] = parameter.detach().normal_(generator=generator)
     folder.mkdir()
-    state = {f"base_model.model.{old_name(form, n)}": t.contiguous() for n, t in ours.items()}
+    state = {f"base_model.model.{old_name(n)}": t.contiguous() for n, t in ours.items()}
     save_file(state, folder / "adapter_model.safetensors", {"format": "pt"})
     pattern = "(.*(model).*(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj).*$"
     config["target_modules"] = pattern + "|.*(custom_text_proj).*$)"

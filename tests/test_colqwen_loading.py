@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2VLConfig
 
 from harness.errors import ClamrBenchError
 from retrievers.clamr.encoder import CLAMR
 from retrievers.colqwen.encoder import COLQWEN
 from retrievers.colqwen.settings import ColQwenSettings
+from retrievers.qwen.adapter import lora_targets
+from retrievers.qwen.checkpoint import blank
 from retrievers.qwen.form import OMNI, VL, VL2, Family, Form
 from retrievers.qwen.loading import find_weights, load
-from retrievers.qwen.names import form_called
-from tests.colqwen_cases import adapter, base_checkpoint, colqwen, stock_checkpoint
+from retrievers.qwen.names import form_called, here
+from tests.colqwen_cases import adapter, base_checkpoint, colqwen, old_name, stock_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 
@@ -199,3 +202,22 @@ def test_an_adapter_without_a_projection_to_change_is_refused(
         loaded(tmp_path / "base")
     assert "never trained" in caplog.text
     assert colqwen(tmp_path / "base").untrained
+
+
+def test_the_real_architecture_has_the_published_tensors() -> None:
+    text = {
+        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151_936,
+    }  # fmt: skip
+    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16}
+    model = blank(VL2, Qwen2VLConfig(text_config=text, vision_config=vision), 128)
+    # Qwen2-VL-2B-Instruct, its output layer tied.
+    sizes = [p.numel() for name, p in model.named_parameters() if name.startswith("backbone")]
+    assert sum(sizes) == 2_208_985_600
+    targets = lora_targets(model)
+    assert len(targets) == 28 * 7 + 1
+    assert not any("visual" in name for name in targets)
+    released = [f"{old_name(name)}.lora_{half}.weight" for name in targets for half in "AB"]
+    assert {here(name) for name in released} == {
+        f"{name}.lora_{half}.weight" for name in targets for half in "AB"
+    }
