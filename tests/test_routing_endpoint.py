@@ -1,181 +1,50 @@
-"""The endpoint router against a server that is slow, wrong, rate-limited, drops and babbles."""
+"""The endpoint router: what it asks, what it makes of answers, where it keeps them; its key."""
+
+# ruff: noqa: F811 (fixtures are imported and named as arguments)
 
 from __future__ import annotations
 
+import html
 import json
-import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from random import Random
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import PluginError, UsageError
-from harness.types import Modality, Query
+from harness.types import Modality
 from harness.workspace import Workspace
-from retrievers.fused.routing import client as client_module
 from retrievers.fused.routing import make_router
 from retrievers.fused.routing.answers import Answers
-from retrievers.fused.routing.client import EndpointError, backoff, chat_url
-from retrievers.fused.routing.endpoint import EndpointRouter, read_prompt
+from retrievers.fused.routing.client import EndpointError
 from retrievers.fused.routing.key import Key
 from retrievers.fused.routing.settings import EndpointSettings
-
-KEY = "sk-test-0123456789/abc&def"
-VARIABLE = "ROUTER_TEST_KEY"
-PARTS = {
-    "v": frozenset({Modality.VIDEO}),
-    "s": frozenset({Modality.ASR}),
-    "o": frozenset({Modality.OCR}),
-    "d": frozenset({Modality.DESCRIPTION}),
-}
-UNIFORM = dict.fromkeys(PARTS, 0.25)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers as the server's script says; by default with what `says` makes of the query."""
-
-    server: FakeServer
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        server, self.body = self.server, json.loads(raw or "null")
-        with server.lock:
-            server.now += 1
-            server.most = max(server.most, server.now)
-            server.seen.append((self.path, dict(self.headers), self.body))
-            act = server.script.popleft() if server.script else server.usual
-        try:
-            act(self)
-        finally:
-            with server.lock:
-                server.now -= 1
-
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    @property
-    def query(self) -> str:
-        prompt = self.body["messages"][0]["content"]
-        return str(re.findall(r"Query: (.*)\nSource:", prompt)[-1])
-
-    def reply(self, status: int, body: str | bytes, **headers: str) -> None:
-        data = body.encode() if isinstance(body, str) else body
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def chat(self, content: Any) -> None:
-        message = {"role": "assistant", "content": content}
-        self.reply(200, json.dumps({"choices": [{"index": 0, "message": message}]}))
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
-        """Say nothing."""
-
-
-Act = Callable[[Handler], None]
-
-
-class FakeServer(ThreadingHTTPServer):
-    """Takes down what it is asked."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.lock = threading.Lock()
-        self.now = self.most = 0
-        self.seen: list[tuple[str, dict[str, str], Any]] = []
-        self.script: deque[Act] = deque()
-        self.usual: Act = lambda handler: handler.chat("speech")
-        self.over = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def prompts(self) -> list[str]:
-        return [body["messages"][0]["content"] for _, _, body in self.seen]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of connections that a client gave up."""
-
-
-@contextmanager
-def serving() -> Iterator[FakeServer]:
-    made = FakeServer()
-    thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield made
-    made.over.set()
-    made.shutdown()
-    made.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with serving() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def fast_and_direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv(VARIABLE, KEY)
-    monkeypatch.setattr(client_module, "BACKOFF", 0.002)
-
-
-Make = Callable[..., EndpointRouter]
-
-
-@pytest.fixture
-def make(server: FakeServer, tmp_path: Path) -> Make:
-    """Make a prepared router; each call is as a new process would."""
-
-    def made(**values: Any) -> EndpointRouter:
-        chosen: dict[str, Any] = {"url": server.url, "model": "m", "retries": 2, "timeout": 5.0}
-        router = make_router(EndpointSettings(**{**chosen, **values}), list(PARTS), PARTS)
-        assert isinstance(router, EndpointRouter)
-        router.prepare(Workspace(tmp_path / "workspaces" / "run", {}))
-        return router
-
-    return made
-
-
-def queries(*texts: str) -> list[Query]:
-    return [Query(f"q{number}", text) for number, text in enumerate(texts)]
-
-
-def many(number: int) -> list[Query]:
-    return queries(*(f"text {n}" for n in range(number)))
-
-
-def answers_file(folder: Path) -> Path:
-    (found,) = folder.rglob("answers.jsonl")
-    return found
-
+from tests.routing_server import (  # noqa: F401
+    KEY,
+    PARTS,
+    UNIFORM,
+    VARIABLE,
+    FakeServer,
+    Handler,
+    Make,
+    answers_file,
+    fast_and_direct,
+    hang,
+    make,
+    many,
+    queries,
+    server,
+    status,
+)
 
 # --- asking ---
 
@@ -218,15 +87,21 @@ def test_a_prompt_of_ones_own(server: FakeServer, make: Make, tmp_path: Path) ->
 def test_each_text_is_asked_once_and_several_at_a_time(server: FakeServer, make: Make) -> None:
     says = {f"text {n}": ["video", "speech", "ocr", "description"][n % 4] for n in range(12)}
 
+    now: list[str] = []
+    most: list[int] = []
+
     def slowly(handler: Handler) -> None:
+        now.append(handler.query)
+        most.append(len(now))
         time.sleep(0.05)
+        now.remove(handler.query)
         handler.chat(says[handler.query])
 
     server.usual = slowly
     rows = make(concurrency=3).route([*many(12), *many(12)])
     assert [max(row, key=row.__getitem__) for row in rows] == ["v", "s", "o", "d"] * 6
     assert len(server.seen) == 12
-    assert 2 <= server.most <= 3
+    assert 2 <= max(most) <= 3
 
 
 @pytest.mark.parametrize("content", [[{"type": "text", "text": "ocr"}], "OCR", "**ocr**"])
@@ -275,260 +150,6 @@ def test_a_modality_that_no_part_scores(server: FakeServer, make: Make) -> None:
     assert router.fallbacks == {"no part scores audio": 1}
 
 
-# --- failures that pass ---
-
-
-def drop(handler: Handler) -> None:
-    handler.close_connection = True
-    handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-def break_off(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "500")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [')
-    drop(handler)
-
-
-def broken_chunks(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    handler.wfile.write(b'5\r\n{"cho\r\nzz\r\n')
-    drop(handler)
-
-
-def hang(handler: Handler) -> None:
-    handler.server.over.wait(5)
-    handler.close_connection = True
-
-
-def drip(handler: Handler) -> None:
-    """A byte now and then: no single read is late."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    while not handler.server.over.wait(0.02):
-        handler.wfile.write(b" ")
-
-
-def flood(handler: Handler) -> None:
-    handler.reply(200, b" " * 3000)
-
-
-def status(code: int, body: str = "try later", **headers: str) -> Act:
-    return lambda handler: handler.reply(code, body, **headers)
-
-
-PASSING: dict[str, Act] = {
-    "dropped": drop,
-    "broken off": break_off,
-    "broken chunks": broken_chunks,
-    "silent": hang,
-    "dripping": drip,
-    "too long": flood,
-    "not http": lambda handler: (handler.wfile.write(b"SSH-2.0-x\r\n"), drop(handler))[1],
-    "not json": status(200, "<html>busy</html>"),
-    "not utf-8": lambda handler: handler.reply(200, b"\xff\xfe\x00{"),
-    "empty": status(200, ""),
-    "deep": status(200, "[" * 2000),
-    "a list": status(200, "[]"),
-    "a number": status(200, "3"),
-    "no choices": status(200, '{"choices": []}'),
-    "no message": status(200, '{"choices": [{"text": "ocr"}]}'),
-    "an error with status 200": status(200, '{"error": {"message": "upstream"}}'),
-    "no content": status(204, ""),
-    "408": status(408),
-    "429": status(429),
-    "429, now": status(429, Retry_After="0"),
-    "429, nonsense": status(429, Retry_After="soon"),
-    "500": status(500),
-    "502": status(502, "<html>bad gateway</html>"),
-    "503": status(503),
-    "529": status(529),
-}
-
-
-@pytest.mark.parametrize("failure", PASSING.values(), ids=PASSING)
-def test_what_may_pass_is_tried_again(
-    server: FakeServer, make: Make, monkeypatch: pytest.MonkeyPatch, failure: Act
-) -> None:
-    monkeypatch.setattr(client_module, "MOST_BYTES", 2500)
-    server.script.extend([failure, failure])
-    router = make(timeout=0.25, key_variable=VARIABLE)
-    assert router.route(queries("a"))[0]["s"] == 1
-    assert len(server.seen) == 3
-    assert not router.fallbacks
-
-
-@pytest.mark.parametrize("name", ["dropped", "silent", "not json", "429", "503"])
-def test_what_does_not_pass_stops_the_run(
-    server: FakeServer, make: Make, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    server.usual = PASSING[name]
-    router = make(timeout=0.1, retries=3)
-    with pytest.raises(EndpointError, match=r"no answer in 4 attempts.*are kept") as raised:
-        router.route(queries("a"))
-    assert len(server.seen) == 4
-    assert caplog.text.count("trying again") == 1
-    expected = {"silent": "within 0.1 s", "not json": "<html>", "429": "429: try later"}
-    assert expected.get(name, "") in str(raised.value)
-    server.usual = lambda handler: handler.chat("ocr")
-    assert router.route(queries("a"))[0]["o"] == 1
-
-
-def test_nobody_listens(make: Make) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(EndpointError, match=r"3 attempts.*ConnectionRefused.*Check that it"):
-            make(url=url).route(queries("a"))
-
-
-def test_no_retries_is_one_attempt(server: FakeServer, make: Make) -> None:
-    server.usual = status(500)
-    with pytest.raises(EndpointError, match="1 attempts"):
-        make(retries=0).route(queries("a"))
-    assert len(server.seen) == 1
-
-
-def test_waits_double_with_jitter_and_are_the_same_in_every_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(client_module, "BACKOFF", 1.0)
-    waits = [backoff(attempt, Random("a")) for attempt in range(12)]
-    assert waits == [backoff(attempt, Random("a")) for attempt in range(12)]
-    assert all(min(2.0**n, 60) / 2 <= wait <= min(2.0**n, 60) for n, wait in enumerate(waits))
-    assert backoff(0, Random("a")) != backoff(0, Random("b"))
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that are waited for between attempts; nobody waits."""
-    seen: list[float] = []
-
-    class Event(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            seen.append(timeout or 0.0)
-            return self.is_set()
-
-    monkeypatch.setattr("retrievers.fused.routing.endpoint.Event", Event)
-    return seen
-
-
-@pytest.mark.parametrize("code", [429, 503])
-def test_retry_after_is_honoured(
-    server: FakeServer, make: Make, waits: list[float], code: int
-) -> None:
-    date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
-    server.script.extend(status(code, Retry_After=value) for value in ("7", date, past, "-3"))
-    make(retries=4).route(queries("a"))
-    assert waits[0] == 7
-    assert 25 < waits[1] <= 30
-    assert waits[2:] == [0, 0]
-
-
-def test_a_long_retry_after_is_not_waited_for(
-    server: FakeServer, make: Make, waits: list[float]
-) -> None:
-    server.usual = status(429, "daily limit", Retry_After="3600")
-    with pytest.raises(EndpointError, match=r"wait 3,600 s.*daily limit.*Give the same command"):
-        make().route(queries("a"))
-    assert waits == []
-    assert len(server.seen) == 1
-
-
-# --- failures that stay ---
-
-
-@pytest.mark.parametrize(
-    ("code", "remedy"),
-    [
-        (400, "model 'm' and the prompt"),
-        (401, VARIABLE),
-        (403, VARIABLE),
-        (404, "url and the model 'm'"),
-        (422, "model 'm'"),
-    ],
-)
-def test_a_refusal_is_not_tried_again(
-    server: FakeServer, make: Make, code: int, remedy: str
-) -> None:
-    server.usual = status(code, '{"error": "no\n\tsuch\x1b[31m ' + "thing " * 200 + '"}')
-    with pytest.raises(EndpointError) as raised:
-        make(key_variable=VARIABLE).route(queries("a"))
-    message = str(raised.value)
-    assert len(server.seen) == 1
-    assert f"status {code}" in message
-    assert "no such[31m thing" in message
-    assert remedy in message
-    assert len(message) < 700
-    assert message.isprintable()
-
-
-def test_without_a_key_it_is_said_how_to_give_one(server: FakeServer, make: Make) -> None:
-    server.usual = status(401, "who are you")
-    with pytest.raises(EndpointError, match="Set key_variable"):
-        make().route(queries("a"))
-
-
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_redirects_are_not_followed(server: FakeServer, make: Make, code: int) -> None:
-    with serving() as other:
-        server.usual = status(code, "", Location=f"{other.url}/chat/completions?x=1")
-        with pytest.raises(EndpointError, match=r"redirects.*set url to it"):
-            make(key_variable=VARIABLE).route(queries("a"))
-        assert not other.seen
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["", "file:///etc/passwd", "ftp://host/v1", "api.openai.com/v1", "http://", "https:///v1",
-     "http://[::1", "http://a b/v1", "http://host:99999/v1", "http://a..b/v1"],
-)  # fmt: skip
-def test_only_web_addresses(url: str) -> None:
-    with pytest.raises(UsageError, match="no http or https address"):
-        chat_url(url)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["https://me:hunter2@host/v1", "https://host/v1?api-key=hunter2", "me:hunter2@host/v1",
-     "http://me:hunter2@[bad/v1", "https://host/v1?x=1&access_token=hunter2"],
-)  # fmt: skip
-def test_secrets_in_addresses_are_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        chat_url(url)
-    assert "hunter2" not in str(raised.value)
-
-
-def test_addresses_of_an_api_and_of_its_chat_completions_are_the_same() -> None:
-    whole = "https://host:8000/v1/chat/completions"
-    for url in ("https://host:8000/v1", "https://host:8000/v1/ ", whole, whole + "/#x"):
-        assert chat_url(url) == whole
-    assert chat_url("https://h/a?api-version=2") == "https://h/a/chat/completions?api-version=2"
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"which?", "{query}"), (b"\xff{query}", "UTF-8"), (None, "cannot be read")],
-)
-def test_a_prompt_that_cannot_be_used(tmp_path: Path, content: bytes | None, words: str) -> None:
-    path = tmp_path / "prompt.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UsageError, match=words):
-        read_prompt(path)
-
-
-def test_a_model_must_be_named(make: Make) -> None:
-    with pytest.raises(UsageError, match="model is missing"):
-        make(model="")
-
-
 # --- the key ---
 
 
@@ -568,6 +189,16 @@ def test_the_key_is_nowhere(
     written = "".join([*found, caplog.text, *capfd.readouterr()])
     assert KEY[:5] not in written
     assert KEY[8:] not in written
+
+
+@pytest.mark.parametrize("key", ["/x&y", 'q"z\\', '/long&key"0123456789'])
+def test_escaped_keys_are_found_in_what_a_server_says(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, key)
+    for escaped in (key, quote(key, safe=""), json.dumps(key)[1:-1], html.escape(key)):
+        assert Key(VARIABLE).redact(f"key={escaped}, bad") == "key=[key], bad"
+    assert Key(None).redact(key) == key
 
 
 @pytest.mark.parametrize("value", ["sk-proj-abc", "lower_case", "A B", "", "A" * 65, "X\n"])
@@ -638,11 +269,10 @@ def test_a_failed_run_goes_on_where_it_was(server: FakeServer, make: Make) -> No
     server.script.extend([lambda h: h.chat("ocr")] * 3 + [status(400)])
     with pytest.raises(EndpointError):
         make(concurrency=1).route(many(6))
-    asked = len(server.seen)
-    assert 4 <= asked <= 5  # one more may have begun
+    assert len(server.seen) == 4
     rows = make(concurrency=1).route(many(6))
     assert [row["o"] for row in rows[:3]] == [1, 1, 1]
-    assert len(server.seen) <= 8
+    assert len(server.seen) == 4 + 3
     assert rows[3]["s"] == 1
 
 
@@ -683,6 +313,8 @@ router.route([Query(str(n), f"text {{n}}") for n in range(6)])
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent)
     try:
         assert fourth.wait(60)
+        while answers_file(tmp_path).read_bytes().count(b"\n") < 3:
+            time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.resources import files
 from pathlib import Path
 from threading import Event
@@ -19,7 +19,7 @@ from harness.errors import PluginError, UsageError
 from harness.types import Modality, Query
 from harness.workspace import Workspace, digest
 from retrievers.fused.routing.answers import Answers
-from retrievers.fused.routing.client import ChatClient, EndpointError
+from retrievers.fused.routing.client import ChatClient, Stopped
 from retrievers.fused.routing.names import read_answer
 from retrievers.fused.routing.settings import EndpointSettings
 from retrievers.fused.routing.shares import Shares
@@ -121,33 +121,33 @@ class EndpointRouter:
     def _ask(self, texts: Mapping[str, str], answers: Answers) -> None:
         """Ask for all `texts`, several at a time; every answer is kept as it arrives."""
         stopped = Event()
+        failure: BaseException | None = None
         pool = ThreadPoolExecutor(self._settings.concurrency, "router")
-        waiting: dict[Future[tuple[Modality, ...]], str] = {}
         try:
-            for key, text in texts.items():
-                waiting[pool.submit(self._answer, text, stopped)] = key
-            for future in as_completed(list(waiting)):
-                key = waiting.pop(future)
-                answers.add(key, future.result())
-        except (EndpointError, KeyboardInterrupt):
-            # Requests under way end by themselves, within their timeout; they are paid for, too.
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-            for future, key in waiting.items():
-                if not future.cancelled() and future.exception() is None:
-                    answers.add(key, future.result())
-            raise
+            asked = {pool.submit(self._answer, text, stopped): key for key, text in texts.items()}
+            # After a failure, requests under way still end and are kept: they are paid for.
+            for future in as_completed(asked):
+                error = future.exception()
+                if error is None:
+                    answers.add(asked[future], future.result())
+                elif not isinstance(error, Stopped):
+                    failure = failure or error
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
+        if failure is not None:
+            raise failure
 
     def _answer(self, text: str, stopped: Event) -> tuple[Modality, ...]:
-        prompt = self._prompt.replace(_QUERY, text)
-        named = read_answer(self._client.ask(prompt, stopped))
-        if not named:
-            again = f"{prompt}\n\n{_REMINDER}"
-            named = read_answer(self._client.ask(again, stopped))
-        return tuple(sorted(named))
+        try:
+            prompt = self._prompt.replace(_QUERY, text)
+            named = read_answer(self._client.ask(prompt, stopped))
+            if not named:
+                named = read_answer(self._client.ask(f"{prompt}\n\n{_REMINDER}", stopped))
+            return tuple(sorted(named))
+        except BaseException:
+            stopped.set()  # here, so that no further request begins meanwhile
+            raise
 
 
 def read_prompt(path: Path | None) -> str:
