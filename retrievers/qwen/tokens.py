@@ -53,7 +53,7 @@ class Vocabulary:
         if number is None:
             raise PluginError(
                 f"{self._file} has no token {token!r}, which the prompt needs: this is not the "
-                "tokeniser of a Qwen2.5-VL or Qwen2.5-Omni checkpoint."
+                "tokeniser of a Qwen2-VL, Qwen2.5-VL or Qwen2.5-Omni checkpoint."
             )
         return number
 
