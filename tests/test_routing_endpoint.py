@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -263,6 +264,17 @@ def test_answers_are_shared_between_runs_and_parts(
     kept = "".join(path.read_text() for path in tmp_path.rglob("answers.jsonl"))
     assert "text 1" not in kept
     assert "speech" not in kept
+
+
+def test_reading_answers_counts_as_use_of_their_workspace(
+    server: FakeServer, make: Make, tmp_path: Path
+) -> None:
+    """So that `cache prune --older-than` keeps what is read only."""
+    make().route(many(1))
+    lock = answers_file(tmp_path).with_name(".lock")
+    os.utime(lock, (1.0, 1.0))
+    make()
+    assert lock.stat().st_mtime > 1.0
 
 
 def test_a_failed_run_goes_on_where_it_was(server: FakeServer, make: Make) -> None:

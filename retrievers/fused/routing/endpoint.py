@@ -83,7 +83,9 @@ class EndpointRouter:
         # `clamr-bench cache list` shows name and weights.
         owner = {"name": "router", "weights": self._settings.model}
         identity = {"retriever": owner, "answers": self._asked}
-        self._answers = Answers(Workspace.of(identity, workspace.path.parent))
+        own = Workspace.of(identity, workspace.path.parent)
+        with own.locked(_busy):  # which notes that it was used, if only to read
+            self._answers = Answers(own)
         if not len(self._answers):
             self._client.key.header()
 
