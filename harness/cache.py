@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.errors import StorageError
 from harness.index.store import check_shards
+from harness.retriever import INDEX_NAME
 from harness.workspace import (
     IDENTITY_NAME,
     LOCK_NAME,
@@ -26,7 +27,6 @@ from harness.workspace import (
 )
 
 _DAY = 86400.0
-_INDEXED = "index.json"  # the runner writes it when an index is complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,8 @@ def _read(path: Path) -> Cached:
         folder_size(path),
         (lock if lock.exists() else path).stat().st_mtime,
         lock_holder(lock),
-        (path / _INDEXED).exists(),
+        # What is no index of a collection (answers of a router) grows, and is never unfinished.
+        (path / INDEX_NAME).exists() or "data" not in identity,
     )
 
 

@@ -159,6 +159,7 @@ class EncoderRetriever(Retriever):
         self.encoder = self.encoder_class(name, weights, settings)
         self._chosen = settings
         self._scored: Scored | None = None
+        self._last: tuple[tuple[Query, ...], TokenEmbeddings] | None = None
 
     @staticmethod
     def around(encoder: type[Encoder]) -> type[EncoderRetriever]:
@@ -271,12 +272,14 @@ class EncoderRetriever(Retriever):
         return self.encoder.query_tokens(query)
 
     def _encoded(self, queries: Sequence[Query]) -> TokenEmbeddings:
-        intake = Intake(self.encoder.encode_queries, self._chosen.precision, "fail", "query")
-        size = self._chosen.batch_size
-        batches = [queries[first : first + size] for first in range(0, len(queries), size)]
-        return TokenEmbeddings.concatenate(
-            [intake.encode(batch, _id).embeddings for batch in batches]
-        )
+        """Encode queries; the last ones are kept, for they are asked again under other masks."""
+        if self._last is None or self._last[0] != tuple(queries):
+            intake = Intake(self.encoder.encode_queries, self._chosen.precision, "fail", "query")
+            size = self._chosen.batch_size
+            batches = [queries[first : first + size] for first in range(0, len(queries), size)]
+            made = [intake.encode(batch, _id).embeddings for batch in batches]
+            self._last = tuple(queries), TokenEmbeddings.concatenate(made)
+        return self._last[1]
 
 
 def _id(item: Document | Query) -> str:

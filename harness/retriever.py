@@ -6,6 +6,8 @@ has token embeddings writes the smaller `harness.encoder.Encoder` instead.
 
 from __future__ import annotations
 
+import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from harness.workspace import Workspace, digest
 if TYPE_CHECKING:
     from harness.late_interaction.attribution import Attribution
 
+#: A workspace has this file once its index is complete: how long indexing took.
+INDEX_NAME = "index.json"
 #: Default of ``--memory``: 2 GiB.
 DEFAULT_MEMORY = 2 * 2**30
 
@@ -166,6 +170,31 @@ class Retriever(Plugin, ABC):
         workspace
             Where to keep what was made; what an earlier process completed there can be used.
         """
+
+    def timed_index(self, documents: Documents, workspace: Workspace) -> float | None:
+        """Index, and return how long that took; the workspace's lock is held.
+
+        Returns
+        -------
+        float or None
+            Seconds of the process that did all of it, this one or an earlier one; None if several
+            did parts.
+        """
+        timing, started = workspace.path / INDEX_NAME, workspace.path / "index.started"
+        interrupted = started.exists()
+        started.touch()
+        start = time.perf_counter()
+        self.index(documents, workspace)
+        seconds = None if interrupted else time.perf_counter() - start
+        if not timing.exists():
+            with workspace.file(timing.name) as temporary:
+                temporary.write_text(json.dumps({"seconds": seconds}))
+        recorded: float | None = json.loads(timing.read_text())["seconds"]
+        return recorded
+
+    def index_bytes(self, workspace: Workspace) -> int:
+        """Return the bytes on disk of what `index` made."""
+        return workspace.size()
 
     def assist(self, documents: Documents, workspace: Workspace) -> None:
         """Do a share of the work of `index`, which runs in another process at the same time.

@@ -8,7 +8,9 @@ fingerprint of every run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from enum import Enum
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -55,7 +57,10 @@ def parse_model(model: type[Model], values: Mapping[str, Any], where: str) -> Mo
                 problems.append(f"unknown {where}: {key!r} ({listed}).{did_you_mean(key, known)}")
             else:
                 reason = detail["msg"].removeprefix("Value error, ")
-                problems.append(f"{where} {key!r} = {detail['input']!r}: {reason}")
+                # A whole mapping would bury the reason, and may hold what is not to be shown.
+                given = detail["input"]
+                value = "" if isinstance(given, Mapping) else f" = {given!r}"
+                problems.append(f"{where} {key!r}{value}: {reason}")
         raise UsageError("; ".join(problems)) from None
 
 
@@ -93,10 +98,35 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def describe_settings(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
     """List ``(key, type, default, description)`` of every setting, for ``--help``-like tables."""
-    rows = []
-    for key, info in model.model_fields.items():
-        kind = info.annotation
-        plain = isinstance(kind, type) and not get_args(kind)
-        shown = getattr(kind, "__name__", "") if plain else str(kind).replace("typing.", "")
-        rows.append((key, shown, repr(info.default), info.description or ""))
-    return rows
+    return [
+        (key, _spelled(info.annotation), _shown(info.default), info.description or "")
+        for key, info in model.model_fields.items()
+    ]
+
+
+def _spelled(kind: Any) -> str:
+    """Return a type as a user would write its values."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _spelled(parts[0])
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " | ".join(dict.fromkeys(map(_spelled, parts)))
+    if isinstance(kind, type) and issubclass(kind, Enum) and not issubclass(kind, int):
+        return " | ".join(str(member.value) for member in kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "mapping"
+    if kind is type(None):
+        return "none"
+    inner = [_spelled(part) for part in parts if part is not Ellipsis]
+    if origin in (list, tuple):
+        return f"list of {' and '.join(inner)}"
+    name = getattr(origin or kind, "__name__", str(kind)).lower()
+    return f"{name}[{', '.join(inner)}]" if inner else name
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, Enum):
+        return str(default.value)
+    return "none" if default is None else str(default)

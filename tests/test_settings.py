@@ -125,5 +125,5 @@ def test_a_value_that_is_no_yaml_is_named() -> None:
 def test_settings_are_described_for_people() -> None:
     rows = {key: rest for key, *rest in describe_settings(Example)}
     assert rows["k1"] == ["float", "1.2", "term saturation"]
-    assert rows["mode"] == ["Literal['fast', 'exact']", "'exact'", "which way"]
-    assert rows["names"] == ["tuple[str, ...]", "()", ""]
+    assert rows["mode"] == ["fast | exact", "exact", "which way"]
+    assert rows["names"] == ["list of str", "()", ""]

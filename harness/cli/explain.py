@@ -50,15 +50,22 @@ def explain_command(
 
     `clamr-bench explain 20260105 --query q12 --without asr,ocr`
     """
+    from harness.errors import CapabilityError
     from harness.progress import terminal_progress
     from harness.registry import make_retriever, make_task
     from harness.results.store import ResultsStore
     from harness.runner.explain import explain
+    from harness.runner.fused_runs import NAME
     from harness.types import Modality
     from harness.workspace import results_folder
 
     saved = ResultsStore(output or results_folder()).find(run)
     task, retriever = saved.result.task, saved.result.retriever
+    if retriever.name == NAME:
+        raise CapabilityError(
+            f"run {saved.result.run_id} fuses saved runs, so its scores are of ranks and lists: "
+            f"explain one of these: {', '.join(retriever.settings['runs'])}."
+        )
     left_out = frozenset(map(Modality.parse, without.split(","))) if without else frozenset()
     explained = explain(
         saved,

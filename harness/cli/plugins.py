@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli import show
-from harness.cli.options import complete_retrievers, complete_tasks
+from harness.cli.options import (
+    DataOption,
+    SettingsOption,
+    SplitOption,
+    complete_retrievers,
+    complete_tasks,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from harness.registry import Registry
+    from harness.task import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -51,10 +61,23 @@ def retrievers_command(
         str | None,
         typer.Argument(help="Show one retriever whole.", autocompletion=complete_retrievers),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Say which can run on this task.", autocompletion=complete_tasks),
+    ] = None,
+    set_: SettingsOption = None,
+    split: SplitOption = "test",
+    data: DataOption = None,
 ) -> None:
-    """List the retrievers, or show one: capabilities, settings, licence, citation."""
+    """List the retrievers, or show one: capabilities, settings, licence, citation.
+
+    `clamr-bench retrievers --task multivent/sample`
+    """
     from harness.registry import RETRIEVERS, make_retriever
 
+    if task is not None:
+        _list_for(task_of(task, set_), [name] if name else RETRIEVERS.names(), split, data)
+        return
     if name is None:
         _list(RETRIEVERS)
         return
@@ -69,6 +92,29 @@ def retrievers_command(
         "also": ", ".join(flags) or "-",
     }
     _show_one(retriever, retriever.address, facts)
+
+
+def _list_for(task: Task, names: Sequence[str], split: str, data: Path | None) -> None:
+    """Show which retrievers can run on a task, and why the others cannot."""
+    from harness.errors import CapabilityError, PluginError
+    from harness.progress import terminal_progress
+    from harness.registry import make_retriever
+    from harness.runner import check_capabilities
+    from harness.types import Modality
+
+    loaded = task.load(split, data, terminal_progress())
+    present = frozenset(map(Modality.parse, loaded.coverage.modalities))
+    rows = []
+    for name in names:
+        try:
+            retriever = make_retriever(name)
+            check_capabilities(task, retriever, loaded, loaded.queries, None)
+        except (CapabilityError, PluginError) as error:
+            rows.append([name, "no", str(error)])
+            continue
+        reads = sorted(retriever.capabilities.modalities & present)
+        rows.append([name, "yes", "reads " + ", ".join(modality.label for modality in reads)])
+    show.table(["retriever", "runs", "why"], rows, title=f"{task.address} · {split}")
 
 
 def _list(registry: Registry[Any]) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.runner.run import assist, run
+from harness.runner.run import assist, check_capabilities, run
 
-__all__ = ["assist", "run"]
+__all__ = ["assist", "check_capabilities", "run"]

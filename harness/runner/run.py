@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -97,9 +95,10 @@ def run(
 
         with workspace.locked(busy):
             team.tell(True)
-            index_seconds = _index(retriever, documents, workspace, progress)
+            with progress.stage(f"index {len(documents):,} documents"):
+                index_seconds = retriever.timed_index(documents, workspace)
             searched = search(retriever, shown, config.k, workspace, progress)
-            index_bytes = workspace.size()
+            index_bytes = retriever.index_bytes(workspace)
             require_known(
                 searched.ranking,
                 queries,
@@ -223,21 +222,3 @@ def check_capabilities(
             f"{task.address!r} have {has}: choose another retriever"
             + (", or other --modalities." if modalities is not None else ".")
         )
-
-
-def _index(
-    retriever: Retriever, documents: Documents, workspace: Workspace, progress: Progress
-) -> float | None:
-    """Index, and return the seconds that indexing took in the process that did all of it."""
-    timing, started = workspace.path / "index.json", workspace.path / "index.started"
-    interrupted = started.exists()
-    started.touch()
-    start = time.perf_counter()
-    with progress.stage(f"index {len(documents):,} documents"):
-        retriever.index(documents, workspace)
-    seconds = None if interrupted else time.perf_counter() - start
-    if not timing.exists():
-        with workspace.file(timing.name) as temporary:
-            temporary.write_text(json.dumps({"seconds": seconds}))
-    recorded: float | None = json.loads(timing.read_text())["seconds"]
-    return recorded

@@ -38,7 +38,7 @@ class ColQwen(QwenEncoder):
     about = About(
         title="ColQwen, late interaction over pages",
         version="1",
-        licence="Apache-2.0; the backbones have licences of their own",
+        licence="MIT (the adapters); the backbones have licences of their own",
         citation="Faysse, Sibille, Wu, Omrani, Viaud, Hudelot, Colombo, ColPali: Efficient "
         "Document Retrieval with Vision Language Models, arXiv:2407.01449, 2024.",
         url="https://github.com/illuin-tech/colpali",

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from harness.coverage import DamagePolicy
 from harness.documents import Documents, RestrictedDocuments
 from harness.errors import ClamrBenchError, PluginError, UsageError
-from harness.registry import make_retriever
-from harness.retriever import Retriever
+from harness.registry import RETRIEVERS, make_retriever
+from harness.retriever import INDEX_NAME, Retriever
 from harness.types import Modality, Query, RankedList, Ranking
 from harness.workspace import Workspace, digest
 from retrievers.fused.settings import PartSettings
-
-#: Of a runner's workspace: when indexing began, and how long it took the process that did all.
-_STARTED, _TIMING = "index.started", "index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +70,10 @@ class Part:
             Seconds that it took the process that did all of it; None if several did.
         """
         retriever = self.retriever
-        left_in = fused.identity.get("modalities")
         if not retriever.masks and self.mask is not None:
-            left_in, documents = labels(self.mask), RestrictedDocuments(documents, self.mask)
+            documents = RestrictedDocuments(documents, self.mask)
         with told_by(self.label):
-            workspace = Workspace.of(
-                {
-                    **fused.identity,
-                    "modalities": left_in,
-                    "retriever": retriever.index_identity(),
-                },
-                fused.path.parent,
-            )
+            workspace = self._workspace(fused)
 
             def busy(holder: str) -> None:
                 retriever.progress.note(
@@ -93,7 +82,18 @@ class Part:
                 )
 
             with workspace.locked(busy):
-                return _timed(retriever, documents, workspace)
+                return retriever.timed_index(documents, workspace)
+
+    def index_bytes(self, fused: Workspace) -> int:
+        """Return the bytes of the index."""
+        return self.retriever.index_bytes(self._workspace(fused))
+
+    def _workspace(self, fused: Workspace) -> Workspace:
+        left_in = fused.identity.get("modalities")
+        if not self.retriever.masks and self.mask is not None:
+            left_in = labels(self.mask)
+        identity = {"modalities": left_in, "retriever": self.retriever.index_identity()}
+        return Workspace.of({**fused.identity, **identity}, fused.path.parent)
 
     def search(self, queries: Sequence[Query], depth: int) -> Mapping[str, RankedList]:
         """Return the part's lists of `depth` documents.
@@ -120,8 +120,10 @@ class Part:
         return ranking.top(depth)
 
 
-def make_parts(settings: Sequence[PartSettings]) -> tuple[Part, ...]:
-    """Make the parts.
+def make_parts(
+    settings: Sequence[PartSettings], on_damaged: DamagePolicy | None = None
+) -> tuple[Part, ...]:
+    """Make the parts; `on_damaged` is a setting of those that know it and do not say otherwise.
 
     A model is loaded once for all parts that are the same retriever with the same settings, if
     its modalities can be masked; else each choice of modalities is an index of its own.
@@ -135,10 +137,15 @@ def make_parts(settings: Sequence[PartSettings]) -> tuple[Part, ...]:
     parts = []
     for chosen in settings:
         with told_by(chosen.name):
-            key = digest([chosen.retriever, chosen.settings])
+            asked = chosen.settings
+            if on_damaged is not None:
+                known = RETRIEVERS.find(chosen.retriever).plugin.Settings.model_fields
+                if "on_damaged" in known:
+                    asked = {"on_damaged": on_damaged, **asked}
+            key = digest([chosen.retriever, asked])
             retriever = made.get(key)
             if retriever is None or not retriever.masks:
-                retriever = make_retriever(chosen.retriever, chosen.settings)
+                retriever = make_retriever(chosen.retriever, asked)
             made[key] = retriever
             part = Part(chosen.name, retriever, chosen.mask)
             if not part.modalities:
@@ -165,27 +172,12 @@ def labels(modalities: frozenset[Modality] | None) -> list[str] | None:
     return None if modalities is None else [modality.label for modality in sorted(modalities)]
 
 
-def _timed(retriever: Retriever, documents: Documents, workspace: Workspace) -> float | None:
-    """Index, leaving the notes about time that a run of the retriever alone looks for."""
-    started, timing = workspace.path / _STARTED, workspace.path / _TIMING
-    interrupted = started.exists()
-    started.touch()
-    start = time.perf_counter()
-    retriever.index(documents, workspace)
-    if not timing.exists():
-        seconds = None if interrupted else time.perf_counter() - start
-        with workspace.file(_TIMING) as temporary:
-            temporary.write_text(json.dumps({"seconds": seconds}))
-    recorded: float | None = json.loads(timing.read_text())["seconds"]
-    return recorded
-
-
 def note_seconds(seconds: Sequence[float | None], workspace: Workspace) -> None:
     """Leave in a fused retriever's workspace how long indexing its parts took in all.
 
     Most parts are indexed by earlier runs: the time of this one would be next to nothing.
     """
     known = [took for took in seconds if took is not None]
-    with workspace.file(_TIMING) as temporary:
+    with workspace.file(INDEX_NAME) as temporary:
         total = sum(known) if len(known) == len(seconds) else None
         temporary.write_text(json.dumps({"seconds": total}))

@@ -49,7 +49,7 @@ class Fused(Retriever):
 
     def __init__(self, name: str, weights: str | None, settings: FusedSettings) -> None:
         super().__init__(name, weights, settings)
-        self.parts = make_parts(settings.parts)
+        self.parts = make_parts(settings.parts, settings.on_damaged)
         self._indexed: tuple[Part, ...] = ()
         self.router = None
         if not self.parts:
@@ -88,10 +88,12 @@ class Fused(Retriever):
 
     @property
     def losses(self) -> Mapping[str, int]:
-        """What the parts could not use, added up."""
+        """What the parts could not use, added up; and queries that the router could not route."""
         total: Counter[str] = Counter()
         for retriever in self.retrievers:
             total.update(retriever.losses)
+        if self.router is not None:
+            total.update({f"routed evenly: {why}": n for why, n in self.router.fallbacks.items()})
         return total
 
     def close(self) -> None:
@@ -138,6 +140,11 @@ class Fused(Retriever):
                 retriever.progress = self.progress
                 taken[id(retriever)] = part.index(documents, workspace)
         note_seconds(list(taken.values()), workspace)
+
+    def index_bytes(self, workspace: Workspace) -> int:
+        """Return the bytes of the parts' indexes, each once."""
+        own = {id(part.retriever): part for part in self._indexed if part.modalities}
+        return sum(part.index_bytes(workspace) for part in own.values())
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:
         """Search with every part and fuse their lists (see `Retriever.search`)."""

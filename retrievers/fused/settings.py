@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
+from harness.coverage import DamagePolicy
 from harness.errors import ClamrBenchError
 from harness.fusion import RRF_K, Method, check_weights
 from harness.settings import Settings
@@ -95,6 +96,9 @@ class FusedSettings(Settings):
     rrf_k: int = Field(RRF_K, ge=0, description="Constant of method rrf.")
     depth: int | None = Field(
         None, ge=1, description="Documents taken from each part; default: k, at least 1,000."
+    )
+    on_damaged: DamagePolicy | None = Field(
+        None, description="What a damaged media file does, for all parts that read media."
     )
     router: RouterSettings | None = Field(
         None, description="Chooses the weights for each query: oracle, prototypes or endpoint."
