@@ -1,0 +1,1 @@
+"""Training: one adapter for every retriever that can be trained."""
