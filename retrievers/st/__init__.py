@@ -1,0 +1,1 @@
+"""Models of the sentence-transformers library: dense, multi-vector and sparse."""
