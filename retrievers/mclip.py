@@ -10,7 +10,8 @@ from pydantic import Field
 from harness.errors import PluginError, UsageError
 from harness.plugin import About
 from harness.retriever import Capabilities
-from retrievers.st.encoder import TINY, FrameEncoder, check_installed
+from retrievers.st.checks import TINY, check_installed
+from retrievers.st.encoder import FrameEncoder
 from retrievers.st.settings import READS, FrameSettings
 
 if TYPE_CHECKING:

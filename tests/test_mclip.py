@@ -15,16 +15,8 @@ from harness.types import Modality
 from retrievers.mclip import IMAGES, MClip, MClipSettings
 from retrievers.st.source import ModelSource, find_model
 from retrievers.st.tiny import tiny_dense, tiny_images
-from tests.test_sentence_transformers import (
-    QUERIES,
-    TEXTS,
-    documents,
-    pictures,
-    queries,
-    save,
-    seen,
-    unit,
-)  # fmt: skip
+from tests.test_sentence_transformers import QUERIES, TEXTS, documents, queries, save
+from tests.test_sentence_transformers_frames import pictures, seen, unit
 
 
 def mclip(weights: str | None = None, **values: Any) -> MClip:

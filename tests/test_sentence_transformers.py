@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import Qwen2Config, Qwen2Model
 
 from harness.documents import ListedDocuments
 from harness.errors import UsageError
-from harness.media import Frames, LoadedDocument
 from harness.registry import make_retriever
 from harness.results import ResultsStore
 from harness.retriever import Retriever
@@ -220,6 +222,44 @@ def test_a_prompt_that_the_model_lacks_is_an_error(tmp_path: Path) -> None:
         make_retriever(f"{ADDRESS}/tiny", {"query_prompt": "a", "query_prompt_name": "b"})
 
 
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}"
+    "{{ m['content'] }}{% else %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}"
+)
+
+
+def test_a_model_that_reads_chat_messages(tmp_path: Path) -> None:
+    """As embedding models on language models do: a template stands around each text."""
+    tokenizer = tiny_dense(3).tokenizer
+    tokenizer.chat_template, tokenizer.model_max_length = CHAT, 64
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, intermediate_size=64,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    Qwen2Model(config).save_pretrained(tmp_path / "bare")
+    tokenizer.save_pretrained(tmp_path / "bare")
+    modules = [Transformer(str(tmp_path / "bare")), Pooling(32, "lasttoken")]
+    made = SentenceTransformer(modules=modules, device="cpu")
+    assert "message" in made.modalities
+    made.prompts = {"query": "Find what is asked for.", "document": ""}
+    folder = save(made, tmp_path / "model")
+    library = SentenceTransformer(str(folder), device="cpu")
+    # The template takes 5 tokens: of these texts of 55 to 63 tokens, four are cut.
+    texts = [" ".join("abcdefghij"[n % 10] for n in range(length)) for length in range(50, 59)]
+    assert [len(tokenizer(text)["input_ids"]) for text in texts] == list(range(55, 64))
+    mine = encoder(folder)
+    found = mine.encode_documents(
+        [Document(str(n), texts={Modality.ASR: text}) for n, text in enumerate(texts)]
+    )
+    expected = library.encode_document(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
+    assert mine.losses == {"asr cut": 4}
+    expected = library.encode_query(list(QUERIES), normalize_embeddings=True)
+    np.testing.assert_allclose(mine.encode_queries(queries()).vectors, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["euclidean", "manhattan"])
 def test_other_similarities_are_refused(tmp_path: Path, name: Any) -> None:
     made = tiny_dense(3)
@@ -228,75 +268,6 @@ def test_other_similarities_are_refused(tmp_path: Path, name: Any) -> None:
     with pytest.raises(UsageError, match=f"{name}.*set similarity to cosine or dot"):
         encoder(folder).encode_queries(queries())
     assert len(encoder(folder, similarity="dot").encode_queries(queries())) == len(QUERIES)
-
-
-def pictures(number: int) -> list[Any]:
-    draw = np.random.default_rng(number)
-    return [
-        draw.integers(0, 256, (70 + 10 * n, 90, 3), dtype=np.uint8) for n in range(1 + number % 3)
-    ]
-
-
-def seen(monkeypatch: pytest.MonkeyPatch, mine: Any) -> list[Document]:
-    """Give the encoder documents with frames and images that need no file."""
-    batch = [Document(str(n), texts={Modality.ASR: TEXTS[n]} if n % 2 else {}) for n in range(6)]
-
-    def loaded(documents: Sequence[Document]) -> list[LoadedDocument]:
-        return [
-            LoadedDocument(
-                document,
-                frames=None
-                if int(document.id) % 3 == 2
-                else Frames(
-                    np.stack([pictures(2)[0]] * 2 + [pictures(5)[0]]),
-                    np.asarray([0.5, 1.5, 2.5]),
-                    np.arange(3),
-                ),
-                images=tuple(pictures(int(document.id))) if document.id == "4" else (),
-            )
-            for document in documents
-        ]
-
-    monkeypatch.setattr(mine, "_loaded", loaded)
-    return batch
-
-
-def unit(vectors: Any) -> Any:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-@pytest.mark.parametrize("how", ["mean", "max", "each"])
-def test_frames_and_images_where_the_model_takes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    folder = save(tiny_images(32, 3), tmp_path / "model")
-    mine = encoder(folder, frames_as=how, batch_inputs=2)
-    found = mine.encode_documents(seen(monkeypatch, mine))
-    library = SentenceTransformer(str(folder), device="cpu")
-    frames = unit(library.encode([pictures(2)[0]] * 2 + [pictures(5)[0]]))
-    pooled = {"mean": unit(frames.mean(0)[None]), "max": unit(frames.max(0)[None]), "each": frames}
-    assert found.spans is not None
-    first = found[0:1]
-    assert first.modalities.tolist() == [Modality.VIDEO]
-    np.testing.assert_allclose(first.vectors, pooled[how], atol=1e-5)
-    times = [[0.5, 0.5], [1.5, 1.5], [2.5, 2.5]] if how == "each" else [[0.5, 2.5]]
-    assert first.spans is not None
-    assert first.spans[:, :2].tolist() == times
-    assert found[4:5].modalities.tolist() == [Modality.VIDEO, Modality.IMAGE]
-    images = unit(library.encode(pictures(4)))
-    np.testing.assert_allclose(found[4:5].vectors[-len(images) :], images, atol=1e-5)
-    # A text that looks like the address of a picture is a text, and is not fetched.
-    text = library.encode_document([{"text": TEXTS[5]}], normalize_embeddings=True)
-    np.testing.assert_allclose(found[5:6].vectors[-1:], text, atol=1e-5)
-
-
-def test_a_model_of_texts_is_not_asked_for_frames() -> None:
-    with pytest.raises(UsageError, match=r"video.*reads no images"):
-        encoder("tiny", encode_modalities=["video", "asr"]).encode_documents(documents())
-    only = encoder("tiny", encode_modalities=["ocr"]).encode_documents(documents())
-    assert set(only.modalities.tolist()) == {Modality.OCR}
-    with pytest.raises(UsageError, match="no model reads audio"):
-        make_retriever(f"{ADDRESS}/tiny", {"encode_modalities": ["audio"]})
 
 
 def test_the_same_seed_is_the_same_model() -> None:

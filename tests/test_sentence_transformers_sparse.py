@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
 from harness.documents import ListedDocuments
 from harness.errors import PluginError, StorageError, UsageError
@@ -64,6 +66,28 @@ def test_a_sparse_model_scores_as_the_library_does(tmp_path: Path, similarity: A
         assert found == pytest.approx(shared, rel=1e-5, abs=1e-5)
     assert mine.losses == {"asr cut": 1}
     assert not mine.untrained
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_queries_and_documents_may_have_models_of_their_own(tmp_path: Path) -> None:
+    """A query's words are looked up and a document's are expanded, as OpenSearch's models do."""
+    whole = tiny_sparse(3)
+    router = Router.for_query_document(
+        [SparseStaticEmbedding(tokenizer=whole.tokenizer)], [whole[0], whole[1]]
+    )
+    made = SparseEncoder(modules=[router], device="cpu", similarity_fn_name="dot")
+    folder = save(made, tmp_path / "model")
+    library = SparseEncoder(str(folder), device="cpu")
+    scores = library.similarity(
+        library.encode_query(list(QUERIES)), library.encode_document(list(TEXTS))
+    )
+    mine = retriever(folder)
+    for found, expected in zip(
+        ranked(mine, tmp_path / "index"), best(scores.numpy(), TEXTS), strict=True
+    ):
+        shared = {document: score for document, score in expected.items() if score}
+        assert found == pytest.approx(shared, rel=1e-5)
+    assert mine.losses == {"asr cut": 1}
 
 
 def test_a_masked_language_model_is_one_of_splade(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sentence_transformers.base.modality import infer_modality
 
 from harness.errors import PluginError, UsageError
 from harness.types import Modality
@@ -84,15 +85,14 @@ def _passage_prompt(model: Any) -> str | None:
     return next((name for name in ("passage", "corpus") if prompts.get(name)), None)
 
 
-def text_inputs(texts: Sequence[str]) -> list[str | dict[str, str]]:
+def text_inputs(model: Any, texts: Sequence[str]) -> list[str | dict[str, str]]:
     """Return texts as the library takes them, whatever they say.
 
     The library would take a text that looks like the address of a picture for that picture, and
     fetch it, if the model reads pictures.
     """
-    from sentence_transformers.base.modality import infer_modality
-
-    return [text if infer_modality(text) == "text" else {"text": text} for text in texts]
+    known = model.modalities
+    return [text if infer_modality(text, known) == "text" else {"text": text} for text in texts]
 
 
 class Reader:
@@ -202,7 +202,9 @@ class Reader:
 
     def _texts(self, texts: Sequence[str], task: Task) -> list[Made]:
         return self._batches.run(
-            lambda batch: self._encode(batch, task), text_inputs(texts), list(map(len, texts))
+            lambda batch: self._encode(batch, task),
+            text_inputs(self._model, texts),
+            list(map(len, texts)),
         )
 
     def _encode(self, batch: list[Any], task: Task) -> list[Made]:
@@ -215,7 +217,7 @@ class Reader:
                 found = encode(batch, convert_to_numpy=True, **options)
                 return [Made(self._scaled(row[None])) for row in found.astype(np.float32)]
             return [_made(found) for found in encode(batch, output_value=None, **options)]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise PluginError(f"{self.name} cannot encode a {task}: {reason}") from error
 

@@ -17,7 +17,8 @@ from harness.plugin import About
 from harness.retriever import Capabilities, Retriever
 from harness.types import TEXT_MODALITIES, Document, Query, Ranking
 from harness.workspace import Workspace
-from retrievers.st.encoder import TINY, VERSION, check_installed, find_named
+from retrievers.st.checks import TINY, check_installed, find_named
+from retrievers.st.encoder import VERSION
 from retrievers.st.settings import SparseSettings
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ class SparseModel:
         from retrievers.st.reader import text_inputs
 
         return self._batches.run(
-            lambda batch: self._encode(batch, task), text_inputs(texts), list(map(len, texts))
+            lambda batch: self._encode(batch, task),
+            text_inputs(self._model, texts),
+            list(map(len, texts)),
         )
 
     def _encode(self, batch: list[Any], task: Task) -> list[Sparse]:

@@ -31,9 +31,6 @@ from retrievers.qwen.checkpoint import quiet
 from retrievers.qwen.tiny import FOLDER
 from retrievers.qwen.tokens import TOKENIZER
 
-#: Built-in weights.
-TINY = "tiny"
-
 T = TypeVar("T", bound=nn.Module)
 
 _END = "<|endoftext|>"
