@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.errors import DataError
 from harness.task import Split
 from harness.types import Qrels, Query
+from harness.workspace import TRAINED_ON_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,39 @@ def without(
         query: row for query, row in kept.items() if any(grade > 0 for grade in row.values())
     }
     return tuple(query for query in queries if query.id in judged), judged
+
+
+def seen_of(folder: Path, evaluated: Split) -> tuple[int, int]:
+    """Count what the weights in `folder` were trained on and an evaluated split has.
+
+    Returns
+    -------
+    int, int
+        Relevant documents of the split, and queries of it, by their texts.
+
+    Raises
+    ------
+    DataError
+        If the folder does not say what was trained on.
+    """
+    path = folder / TRAINED_ON_NAME
+    try:
+        seen = json.loads(path.read_text(encoding="utf-8"))
+        documents, queries = frozenset(seen["documents"]), frozenset(seen["queries"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} does not say what these weights were trained on: copy the whole folder that "
+            "`clamr-bench train` wrote."
+        ) from error
+    return (
+        len(relevant_documents(evaluated.qrels) & documents),
+        sum(text_digest(query.text) in queries for query in evaluated.queries),
+    )
+
+
+def text_digest(text: str) -> str:
+    """Return what stands for the words of a text where the text itself is not to be kept."""
+    return hashlib.sha256(normalised(text).encode()).hexdigest()[:16]
 
 
 def relevant_documents(qrels: Qrels) -> frozenset[str]:

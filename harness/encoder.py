@@ -69,6 +69,8 @@ class Encoder(Plugin, ABC):
     #: Whether each vector of a document belongs to one modality, so that a search can leave some
     #: out. Not so for a single vector of all modalities together.
     masks: ClassVar[bool] = True
+    #: Settings that say where weights come from: not for a model that was trained from these.
+    weight_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         self.name, self.weights, self.settings = name, weights, settings
@@ -212,6 +214,7 @@ class EncoderRetriever(Retriever):
 
     def index(self, documents: Documents, workspace: Workspace) -> None:
         """Encode the documents that no earlier process encoded (see `Retriever.index`)."""
+        self._last = None  # The weights may have been trained since.
         store = EmbeddingStore(workspace)
         self._fill(store, documents, leads=True)
         self._scored = Scored(store, self._chosen, self.memory)

@@ -10,6 +10,7 @@
     │   └── NotPreparedError a dataset that is not there yet
     ├── RankingError         a ranking or a run file that cannot be evaluated
     ├── ResultError          a saved result or table that cannot be read or mixed
+    ├── TrainingError        a training that cannot go on
     └── StorageError         folders that cannot be written: full, read-only, in use
 
 Every message says what is wrong, which value it is and what to do about it. The command line
@@ -56,6 +57,10 @@ class RankingError(ClamrBenchError):
 
 class ResultError(ClamrBenchError):
     """A saved result or table that cannot be read or must not be mixed with others."""
+
+
+class TrainingError(ClamrBenchError):
+    """A training that cannot go on; what it has is kept."""
 
 
 class StorageError(ClamrBenchError):

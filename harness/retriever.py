@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.documents import Documents
@@ -20,7 +21,7 @@ from harness.plugin import Direction, Plugin
 from harness.progress import Progress
 from harness.settings import Settings
 from harness.types import Modality, Query, Ranking
-from harness.workspace import Workspace, digest
+from harness.workspace import TRAINING_NAME, Workspace, digest
 
 if TYPE_CHECKING:
     from harness.late_interaction.attribution import Attribution
@@ -127,6 +128,12 @@ class Retriever(Plugin, ABC):
         ``video missing``, ``asr cut``, ``documents skipped``.
         """
         return {}
+
+    @property
+    def training(self) -> Path | None:
+        """The folder that says how the weights were trained, if clamr-bench trained them."""
+        folder = Path(self.weights).expanduser() if self.weights else None
+        return folder if folder is not None and (folder / TRAINING_NAME).is_file() else None
 
     def close(self) -> None:
         """Give back what a run held, such as worker processes; called at its end."""

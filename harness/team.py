@@ -62,8 +62,9 @@ class Team:
         word = torch.tensor([int(wanted)])
         try:
             if not distributed.is_initialized():
-                # Gloo runs everywhere, and takes no memory of a GPU.
-                distributed.init_process_group("gloo", timeout=_PATIENCE)
+                # Gloo runs everywhere and takes no memory of a GPU; training needs NCCL there.
+                backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+                distributed.init_process_group(backend, timeout=_PATIENCE)
             distributed.broadcast(word, src=0)
         except RuntimeError as error:
             if self.leads:
@@ -73,6 +74,14 @@ class Team:
                 "says is the cause."
             ) from error
         return bool(word.item())
+
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            self._share(True)
+            from torch import distributed
+
+            distributed.barrier()
 
     def part(self) -> None:
         """End what connects the processes."""

@@ -20,6 +20,9 @@ from harness.errors import StorageError
 #: Files of a workspace: what it is keyed by, and the lock that its writer holds.
 IDENTITY_NAME = "identity.json"
 LOCK_NAME = ".lock"
+#: Files of a trained model's folder: how it came about, and what it has seen.
+TRAINING_NAME = "training.json"
+TRAINED_ON_NAME = "trained_on.json"
 
 
 def data_folder() -> Path:

@@ -37,6 +37,7 @@ LAYERS = (
     ("retriever", "task"),
     (),  # all others
     ("runner",),
+    ("training",),
     ("reporting",),
     ("cli",),
 )

@@ -30,6 +30,7 @@ from harness.cli import (
     results,
     run,
     submit,
+    train,
 )
 from harness.errors import ClamrBenchError, PluginError
 from harness.workspace import storage_error
@@ -46,6 +47,7 @@ evaluate.register(app)
 fuse.register(app)
 explain.register(app)
 submit.register(app)
+train.register(app)
 plugins.register(app)
 leaderboard.register(app)
 app.add_typer(cache.app, name="cache")

@@ -74,6 +74,35 @@ class DataRecord(_Record):
     )
 
 
+class TrainingRecord(_Record):
+    """How weights came about, where they were trained by ``clamr-bench train``."""
+
+    task: str
+    task_version: str
+    data_fingerprint: str
+    documents: int = Field(description="Documents trained on.")
+    queries: int
+    dropped_documents: int = Field(
+        description="Left out of training because an evaluated split of the task has them."
+    )
+    dropped_queries: int
+    started_from: str = Field(description="Address of the retriever that was trained.")
+    recipe_sha256: str
+    seed: int
+    steps: int
+    best_step: int = Field(description="The step that the weights are of.")
+    validation: dict[str, float] = Field(description="Measures on held-out queries at that step.")
+    created: str
+    clamr_bench: str
+
+
+class OverlapRecord(_Record):
+    """What the evaluated split shares with what the weights were trained on."""
+
+    documents: int = Field(description="Relevant documents of this split that were trained on.")
+    queries: int = Field(description="Queries of this split whose text was trained on.")
+
+
 class RetrieverRecord(_Record):
     """Which retriever ran."""
 
@@ -91,6 +120,12 @@ class RetrieverRecord(_Record):
     modalities: list[str] = Field(description="Document modalities that it reads.")
     oracle: bool = Field(description="It saw gold attributes of the queries; never counts as best.")
     untrained: bool = Field(description="Its weights were never trained; never listed in tables.")
+    training: TrainingRecord | None = Field(
+        None, description="For weights that clamr-bench trained."
+    )
+    overlap: OverlapRecord | None = Field(
+        None, description="Of these: what they have seen of the evaluated split."
+    )
 
 
 class Options(_Record):

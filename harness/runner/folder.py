@@ -53,7 +53,7 @@ class RunFolder:
         cls, results: Path, task: Task, retriever: Retriever, fingerprint: str, *, again: bool
     ) -> RunFolder:
         """Find the folder to use."""
-        parent = results / "runs" / task.family / task.protocol.name / _slug(retriever.address)
+        parent = results / "runs" / task.family / task.protocol.name / slug(retriever.address)
         partial: Path | None = None
         for folder in sorted(parent.glob(f"*-{fingerprint[:8]}"), reverse=True):
             if not (folder / RESULT_NAME).is_file():
@@ -115,7 +115,7 @@ class RunFolder:
         return SavedRun(self.path, result)
 
 
-def _slug(address: str) -> str:
+def slug(address: str) -> str:
     """Return an address as one folder name: a file plugin goes by its class."""
     address = address.rpartition(":")[2] if ".py:" in address else address
     return re.sub(r"[^\w.+-]+", "_", address).strip("._") or "retriever"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.contamination import seen_of
 from harness.environment import environment
+from harness.errors import ResultError
 from harness.results.schema import (
     AttributionRecord,
     CoverageRecord,
@@ -15,15 +18,18 @@ from harness.results.schema import (
     Efficiency,
     EvaluationRecord,
     Options,
+    OverlapRecord,
     ProtocolRecord,
     Result,
     RetrieverRecord,
     TaskRecord,
+    TrainingRecord,
 )
 from harness.retriever import Retriever
 from harness.runner.scoring import Scores
 from harness.settings import Settings
 from harness.task import Split, Task
+from harness.workspace import TRAINING_NAME
 
 
 def run_identity(
@@ -124,6 +130,8 @@ def build_result(
             modalities=[m.label for m in sorted(retriever.capabilities.modalities)],
             oracle=retriever.capabilities.oracle,
             untrained=retriever.untrained,
+            training=_training(retriever.training),
+            overlap=_overlap(retriever.training, split),
         ),
         options=options(retriever, config),
         evaluation=EvaluationRecord(
@@ -139,6 +147,24 @@ def build_result(
         environment=environment(),
         files={},
     )
+
+
+def _training(folder: Path | None) -> TrainingRecord | None:
+    if folder is None:
+        return None
+    try:
+        return TrainingRecord.model_validate_json((folder / TRAINING_NAME).read_bytes())
+    except ValueError as error:
+        raise ResultError(
+            f"{folder / TRAINING_NAME} is damaged ({str(error).splitlines()[0]}): restore it."
+        ) from error
+
+
+def _overlap(folder: Path | None, split: Split) -> OverlapRecord | None:
+    if folder is None:
+        return None
+    documents, queries = seen_of(folder, split)
+    return OverlapRecord(documents=documents, queries=queries)
 
 
 def changed(settings: Settings) -> dict[str, Any]:

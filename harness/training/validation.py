@@ -1,0 +1,38 @@
+"""The evaluation of weights in training: what ``run`` does, on weights that change."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from harness.encoder import EncoderRetriever
+from harness.runner.scoring import score
+from harness.task import Split, Task
+from harness.training.recipe import ValidationRecipe
+from harness.types import Query
+from harness.workspace import Workspace
+
+
+def validate(
+    retriever: EncoderRetriever, task: Task, split: Split, recipe: ValidationRecipe
+) -> dict[str, float]:
+    """Return the task's measures of a retriever as it is now, over a split.
+
+    Parameters
+    ----------
+    retriever
+        With the weights to evaluate.
+    task
+        Whose protocol it is.
+    split
+        Documents, queries and judgments.
+    recipe
+        How many queries and documents.
+    """
+    queries: tuple[Query, ...] = tuple(split.queries[: recipe.queries])
+    # The embeddings are of no use once the weights have changed.
+    with tempfile.TemporaryDirectory(prefix="clamr-bench-") as folder:
+        retriever.index(split.documents, Workspace(Path(folder), {"for": "validation"}))
+        shown = [query.without_gold() for query in queries]
+        ranking = retriever.search(shown, recipe.k)
+    return {name: one.mean for name, one in score(task, ranking, split, queries).measures.items()}
