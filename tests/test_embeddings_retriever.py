@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 import retrievers.vector_files
 from harness.documents import ListedDocuments
 from harness.errors import ClamrBenchError, DataError, PluginError, UsageError
-from harness.registry import make_retriever
+from harness.progress import Progress
+from harness.registry import make_retriever, make_task
 from harness.results import ResultsStore
 from harness.types import Document, Modality, Query, Ranking
 from harness.workspace import Workspace
@@ -358,3 +359,39 @@ def test_the_pages_example_runs_as_written(bench: Command, tmp_path: Path) -> No
     [run] = [run for run in runs if run.result.retriever.name == "embeddings"]
     # A random order of 60 videos gives nDCG@10 = 0.08 in expectation.
     assert run.result.breakdowns["query_type"]["asr"].measures["nDCG@10"].mean > 0.2
+
+
+def test_features_that_a_dataset_provides(bench: Command, tmp_path: Path) -> None:
+    """The page's recipe, with a tiny model and drawn arrays in the features' shape."""
+    pytest.importorskip("torch")
+    sample = ("--set", "multivent/sample.test_videos=8", "--set", "multivent/sample.train_videos=2")
+    assert bench("run", "--task", "multivent/sample", "--retriever", "random", *sample).status == 0
+    [code] = re.findall(
+        r"```python features\n(.*?)```", (DOCS / "embeddings.md").read_text(), re.DOTALL
+    )
+    code = (
+        code.replace('"multivent/pool"', '"multivent/sample"')
+        .replace('"siglip/google/siglip-so400m-patch14-384"', '"siglip/tiny"')
+        .replace("make_task(TASK)", 'make_task(TASK, {"test_videos": 8, "train_videos": 2})')
+    )
+    task = make_task("multivent/sample", {"test_videos": 8, "train_videos": 2})
+    dim = make_retriever("siglip/tiny").encoder.encode_queries([Query("q", "a")]).dim  # type: ignore[attr-defined]
+    (tmp_path / "features").mkdir()
+    rng = np.random.default_rng(0)
+    for document in task.load("test", None, Progress()).documents:
+        np.save(tmp_path / f"features/{document.id}.npy", rng.standard_normal((16, dim)))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    run = ("run", "--task", "multivent/sample", *sample, "--retriever")
+    outcome = bench(*run, f"embeddings/{tmp_path}/provided")
+    assert outcome.status == 0, outcome.err
+    # Every score is of a frame: masked to video it is the same, to speech there is none.
+    found = [r for r in ResultsStore(tmp_path / "results").runs()
+             if r.result.retriever.name == "embeddings"]  # fmt: skip
+    assert found[0].result.attribution is not None
+    assert set(found[0].result.attribution.top.share.share) <= {"video"}
+    masked = bench(*run, f"embeddings/{tmp_path}/provided", "--modalities", "asr")
+    assert masked.status == 0, masked.err
+    assert "scored on asr, encoded with all" in masked.out
