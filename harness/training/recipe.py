@@ -1,15 +1,17 @@
 """How a retriever is trained, as a validated YAML file.
 
 A recipe says all that determines the weights beside the task, the retriever's own settings and the
-seed. `load` reads one by name (package data) or path; ``--set recipe.KEY=VALUE`` changes any field.
+seed. `harness.training.recipes.load` reads one by name or path; ``--set recipe.KEY=VALUE`` changes
+any field.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from harness.errors import UsageError
 from harness.types import Modality
 
 LossName = Literal["contrastive", "hard_positive", "hard_negative", "pairwise"]
@@ -26,6 +28,11 @@ class AdapterRecipe(_Part):
     rank: int = Field(128, ge=1, description="LoRA's r.")
     alpha: float = Field(128, gt=0, description="LoRA's alpha; updates are scaled by alpha / r.")
     dropout: float = Field(0.1, ge=0, lt=1, description="LoRA's dropout.")
+    init: Literal["gaussian", "kaiming"] = Field(
+        "gaussian",
+        description="How LoRA's A is drawn: normally with standard deviation 1 / r, or uniformly "
+        "as peft does by default. B begins at 0.",
+    )
 
 
 class LossRecipe(_Part):
@@ -49,8 +56,12 @@ class OptimiserRecipe(_Part):
         "adamw", description="The 8-bit and paged ones are those of bitsandbytes."
     )
     lr: float = Field(1e-5, gt=0, description="Highest learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Of Adam.")
-    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="Of Adam."
+    )
+    weight_decay: float = Field(
+        0.01, ge=0, description="Of matrices; biases, norms and other vectors have none."
+    )
     clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; none: any.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="What follows the warm-up."
@@ -100,7 +111,13 @@ class PhaseRecipe(_Part):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         for name in self.modality or ():
-            Modality.parse(name)
+            try:
+                Modality.parse(name)
+            except UsageError as error:
+                raise ValueError(str(error)) from None
+        weights = self.modality or {"": 1.0}
+        if min(weights.values()) < 0 or not sum(weights.values()):
+            raise ValueError("weights of modalities are at least 0, and one is above 0")
         return self
 
 
