@@ -13,6 +13,8 @@ from harness.errors import UsageError
 
 #: The others wait while the first one searches and evaluates, however long that takes.
 _PATIENCE = timedelta(days=30)
+#: They begin at the same time, and find one another soon or never.
+_MEETING = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,14 @@ class Team:
             if not distributed.is_initialized():
                 # Gloo runs everywhere and takes no memory of a GPU; training needs NCCL there.
                 backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-                distributed.init_process_group(backend, timeout=_PATIENCE)
+                store, _, _ = next(distributed.rendezvous("env://", timeout=_MEETING))
+                distributed.init_process_group(
+                    backend,
+                    store=store,
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=_PATIENCE,
+                )
             distributed.broadcast(word, src=0)
         except RuntimeError as error:
             if self.leads:
