@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -140,7 +141,17 @@ class Trainable(Protocol):
         """
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode with gradients; returns the same as `forward_queries`."""
+        """Encode with gradients; returns the same as `forward_queries`.
+
+        A document without anything that is read has zeros and modalities 0, if another has some.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write what the address ``NAME/FOLDER`` loads.
+
+        A whole checkpoint; or, where LoRA layers are on the module, an adapter that carries what
+        its base lacks, such as the projection.
+        """
 
 
 class EncoderRetriever(Retriever):

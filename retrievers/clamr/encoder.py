@@ -41,8 +41,7 @@ class Clamr(QwenEncoder):
     """CLaMR: one contextualised sequence of all modalities, late interaction over its tokens.
 
     Both published forms: Qwen2.5-VL, and Qwen2.5-Omni, which hears. An address names weights:
-    ``tiny`` or ``tiny-omni`` (built in, from a seed, untrained), a folder or a hub id of a
-    checkpoint or of a LoRA adapter.
+    ``tiny`` or ``tiny-omni`` (built in), a folder or a hub id of a checkpoint or of a LoRA adapter.
     """
 
     about = About(title="CLaMR, contextualised multimodal late interaction", **_ABOUT)

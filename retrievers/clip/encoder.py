@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from harness.encoder import Encoder
+from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
-from harness.media import LoadedDocument, MediaLoader
+from harness.media import MediaLoader
 from harness.plugin import About
 from harness.retriever import Capabilities
 from harness.types import Document, Modality, Query
@@ -19,6 +21,9 @@ from retrievers.clip.family import CLIP, READS, SIGLIP, TINY, Family
 from retrievers.clip.settings import ClipSettings, SiglipSettings
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.encoder import check_installed
+from retrievers.qwen.kept import Kept
+from retrievers.qwen.shipped import place, read
+from retrievers.qwen.source import sha256
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +46,7 @@ class Clip(Encoder):
     """CLIP: frames, images and texts as vectors of one space, compared by cosine.
 
     The frames of a video are pooled into one vector or kept; each text is one vector. An address
-    names weights: ``tiny`` (built in, from a seed, untrained), or a folder or a hub id of a
+    names weights: ``tiny`` (built in), or a folder or a hub id of a
     checkpoint.
     """
 
@@ -59,10 +64,17 @@ class Clip(Encoder):
     capabilities = Capabilities(modalities=frozenset(READS), trainable=True)
     weights_help = f"tiny, a folder or a hub id; default: {CLIP.released}"
     family: ClassVar[Family] = CLIP
+    weight_settings = ("revision", "initial_seed")
 
     def __init__(self, name: str, weights: str | None, settings: ClipSettings) -> None:
         super().__init__(name, weights, settings)
-        self.untrained = weights == TINY
+        if settings.initial_seed is not None and weights != TINY:
+            raise UsageError(
+                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
+                f"({TINY}); leave the setting out."
+            )
+        self.untrained = weights == TINY and self._shipped is None
+        self._kept: Kept[list[Piece]] = Kept(_bytes)
         self._computing = 0.0
 
     @property
@@ -76,7 +88,7 @@ class Clip(Encoder):
 
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
-        self._loader.expect(document.only(self.settings.reads) for document in documents)
+        self._loader.expect(self._kept.missing(self._restricted(documents)))
 
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and what the media reader does."""
@@ -86,7 +98,7 @@ class Clip(Encoder):
         source = self._source
         return {
             self.family.name: VERSION,
-            "files": self.weights if source is None else source.identity(),
+            "files": self._files_identity(),
             "preparation": None if source is None else preparation(source),
             "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
             "media": self._loader.identity(),
@@ -106,8 +118,7 @@ class Clip(Encoder):
         made: list[list[Piece]] = []
         vectors: list[torch.Tensor] = []
         waiting: list[Piece] = []
-        ahead = (engine.cutter.document(loaded) for loaded in self._loaded(batch))
-        for pieces in Ahead(ahead, depth=_AHEAD):
+        for pieces in Ahead(self._made([*self._restricted(batch)]), depth=_AHEAD):
             made.append(pieces)
             waiting.extend(pieces)
             if sum(len(piece.inputs) for piece in waiting) >= _TOGETHER * engine.batches.most:
@@ -130,9 +141,24 @@ class Clip(Encoder):
         return self.engine.padded([[self.engine.cutter.query(query.text)] for query in batch])
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode with gradients (see `harness.encoder.Trainable`)."""
-        cutter = self.engine.cutter
-        return self.engine.padded([cutter.document(loaded) for loaded in self._loaded(batch)])
+        """Encode with gradients (see `harness.encoder.Trainable`).
+
+        What documents are made into is kept, so that a later epoch decodes nothing again.
+        """
+        return self.engine.padded(self._kept.of([*self._restricted(batch)], self._made))
+
+    def save(self, folder: Path) -> None:
+        """Write a whole checkpoint, LoRA merged in (see `harness.encoder.Trainable`)."""
+        from retrievers.clip.loading import place_of
+        from retrievers.clip.saving import save
+
+        save(self.engine.towers, folder, self._source, self.family, place_of(self.settings))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of the model as `retrievers.qwen.shipped.write_builtin` takes them."""
+        from retrievers.qwen.adapter import merged
+
+        return merged(self.engine.towers.model)
 
     @cached_property
     def engine(self) -> Engine:
@@ -143,9 +169,12 @@ class Clip(Encoder):
         from retrievers.clip.tiny import tiny_towers
 
         if self._source is None:
-            towers = tiny_towers(self.family)
-            place = place_of(self.settings)
-            towers.model.to(place.device, place.dtype)
+            towers = tiny_towers(self.family, self.settings.initial_seed or 0)
+            if self._shipped is not None:
+                shapes = {n: tuple(t.shape) for n, t in towers.model.state_dict().items()}
+                towers.model.load_state_dict(read(self._shipped, shapes))
+            to = place_of(self.settings)
+            towers.model.to(to.device, to.dtype)
         else:
             towers = load(self._source, self.family, self.settings)
         return Engine(towers, self.settings, self.losses)
@@ -153,6 +182,22 @@ class Clip(Encoder):
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
         self._loader.close()
+        self._kept.clear()
+
+    @property
+    def _shipped(self) -> Path | None:
+        """The file of trained built-in weights, if it is there and to be used."""
+        if self.weights != TINY or self.settings.initial_seed is not None:
+            return None
+        # Both families are of one package.
+        file = place(CLIP.name, self.family.name, TINY)
+        return file if file.is_file() else None
+
+    def _files_identity(self) -> Any:
+        """Return what names the weights."""
+        if self._source is not None:
+            return self._source.identity()
+        return TINY if self._shipped is None else {TINY: sha256(self._shipped)}
 
     @cached_property
     def _source(self) -> Source | None:
@@ -170,9 +215,13 @@ class Clip(Encoder):
             video=Modality.VIDEO in reads, images=Modality.IMAGE in reads, losses=self.losses
         )
 
-    def _loaded(self, batch: Sequence[Document]) -> Iterator[LoadedDocument]:
-        """Yield what is read of the documents, decoded ahead."""
-        return self._loader.load(document.only(self.settings.reads) for document in batch)
+    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
+        """Yield the documents with what is read of them."""
+        return (document.only(self.settings.reads) for document in documents)
+
+    def _made(self, batch: Sequence[Document]) -> Iterator[list[Piece]]:
+        """Yield the pieces of documents that hold only what is read, decoded ahead."""
+        return map(self.engine.cutter.document, self._loader.load(batch))
 
     def _encoded(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
         begun = time.perf_counter()
@@ -203,6 +252,11 @@ class Clip(Encoder):
                 )
             )
         return TokenEmbeddings.concatenate(parts)
+
+
+def _bytes(pieces: Sequence[Piece]) -> int:
+    """Return what the pieces of a document take in memory."""
+    return sum(piece.nbytes for piece in pieces)
 
 
 class Siglip(Clip):

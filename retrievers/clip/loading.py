@@ -29,7 +29,7 @@ _BUFFERS = {
 }
 
 #: Where the image processor's settings stand, in checkpoints of any version.
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def find_weights(family: Family, weights: str | None, settings: ClipSettings) -> Source:
@@ -46,7 +46,7 @@ def find_weights(family: Family, weights: str | None, settings: ClipSettings) ->
 
 def preparation(source: Source) -> dict[str, Any]:
     """Return the files that say how images and texts are prepared: for fingerprints."""
-    names = (*_PROCESSORS, TOKENIZER_CONFIG)
+    names = (*PROCESSORS, TOKENIZER_CONFIG)
     return {name: source.read_json(name) for name in names if (source.folder / name).is_file()}
 
 
@@ -111,7 +111,7 @@ def load(source: Source, family: Family, settings: ClipSettings) -> Towers:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise PluginError(
-            f"{source.name}: {CONFIG} or {_PROCESSORS[0]} cannot be used: {reason}"
+            f"{source.name}: {CONFIG} or {PROCESSORS[0]} cannot be used: {reason}"
         ) from error
     if not getattr(config.vision_config, "vision_use_head", True):
         raise PluginError(

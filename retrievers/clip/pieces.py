@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +45,12 @@ class Piece:
     inputs: Sequence[Prepared] | Sequence[list[int]]
     pooling: Literal["mean", "max", "each"]
     spans: Sequence[Span]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inputs' tensors; ids are next to nothing."""
+        images = [each for each in self.inputs if isinstance(each, Mapping)]
+        return sum(tensor.nbytes for image in images for tensor in image.values())
 
 
 class Cutter:

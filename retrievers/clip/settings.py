@@ -26,6 +26,12 @@ class ClipSettings(EncoderSettings, MediaSettings):
         description="Documents taken together; batch_inputs limits what is encoded at once.",
     )
     revision: str | None = Field(None, description="Commit, tag or branch of a hub id.")
+    initial_seed: int | None = Field(
+        None,
+        ge=0,
+        description="Draw built-in weights anew from this seed, untrained, instead of those that "
+        "ship; training starts from them.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the weights; auto: bfloat16 on a GPU, else float32."
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +13,7 @@ from transformers import CLIPConfig, SiglipConfig
 
 from retrievers.clip.family import Family
 from retrievers.clip.forms import FORMS
-from retrievers.clip.texts import Marks, TextReader
+from retrievers.clip.texts import TOKENIZER_CONFIG, Marks, TextReader
 from retrievers.clip.towers import Towers
 from retrievers.qwen.tiny import FOLDER
 from retrievers.qwen.tokens import TOKENIZER
@@ -62,3 +65,12 @@ def tiny_towers(family: Family, seed: int = 0) -> Towers:
         torch.manual_seed(seed)
         model = form.model(config)
     return Towers(model.eval(), form.images(**_IMAGES[family.name]), reader)
+
+
+def write_texts(family: Family, folder: Path) -> None:
+    """Write the tokeniser's files as checkpoints have them."""
+    shutil.copyfile(FOLDER / TOKENIZER, folder / TOKENIZER)
+    told = {"eos_token": _END, "pad_token": _END}
+    if FORMS[family.name].begins:
+        told["bos_token"] = _BEGIN
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -41,8 +41,7 @@ class Towers:
     """
 
     def __init__(self, model: nn.Module, images: Any, texts: TextReader) -> None:
-        self.model, self.texts = model, texts
-        self._images = images
+        self.model, self.images, self.texts = model, images, texts
         self._check()
 
     @property
@@ -59,7 +58,7 @@ class Towers:
             uint8 RGB, shape ``(height, width, 3)``; at least one, sizes may differ.
         """
         # Said here, because a picture three pixels high could be taken for one in channels.
-        made = self._images(
+        made = self.images(
             images=list(pictures), input_data_format="channels_last", return_tensors="pt"
         )
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from harness.errors import PluginError
 from retrievers.qwen.backbone import LateInteraction
@@ -31,7 +33,12 @@ PROJECTION_FILE = "projection.safetensors"
 #: Linear layers of a decoder layer, all of which the published models adapt.
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-_PREFIX = "base_model.model."
+#: Before every name in an adapter's file.
+PREFIX = "base_model.model."
+#: The name that peft gives an adapter.
+_ADAPTER = "default"
+#: Parameters of bitsandbytes.
+_QUANTISED = ("Params4bit", "Int8Params")
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
 
 
@@ -43,14 +50,59 @@ def _peft() -> Any:
     return peft
 
 
-def lora_targets(model: LateInteraction) -> list[str]:
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """Return the layers that have LoRA, by name."""
+    return {name: m for name, m in model.named_modules() if len(getattr(m, "lora_A", ()))}
+
+
+def merged(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return all tensors as they would be without LoRA layers and quantisation.
+
+    Returns
+    -------
+    dict
+        By the names of the plain model, on the CPU, contiguous. The model stays as it is.
+    """
+    modules = dict(model.named_modules())
+    saved = model.state_dict().keys()
+    state: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        quantised = type(parameter).__name__ in _QUANTISED
+        owner = modules[name.rpartition(".")[0]]
+        state[name.replace(".base_layer.", ".")] = _plain_weight(owner) if quantised else parameter
+    state |= {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    for name, layer in lora_layers(model).items():
+        weight = state[f"{name}.weight"]
+        delta = layer.get_delta_weight(_ADAPTER).to(weight.device)
+        state[f"{name}.weight"] = weight.float() + delta.float()
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _plain_weight(layer: nn.Module) -> torch.Tensor:
+    _peft()
+    from peft.utils.integrations import dequantize_module_weight
+
+    weight: torch.Tensor = dequantize_module_weight(layer)
+    return weight
+
+
+def lora_targets(model: LateInteraction, *, project: bool = True) -> list[str]:
     """Return the modules that take LoRA: every linear layer of the language model, the projection.
+
+    With `project` false not the projection, which then takes part in nothing.
+
 
     The reference's pattern ``.*(model).*`` means the same under the names of its time. Under later
     names it hits the vision tower too.
     """
     inside = re.compile(rf"^backbone\.language_model\..*\.({'|'.join(LAYERS)})$")
-    return [name for name, _ in model.named_modules() if name == PROJECTION or inside.match(name)]
+    return [
+        name
+        for name, _ in model.named_modules()
+        if inside.match(name) or (project and name == PROJECTION)
+    ]
 
 
 def load_adapter(model: LateInteraction, source: Source, family: Family) -> None:
@@ -65,7 +117,7 @@ def load_adapter(model: LateInteraction, source: Source, family: Family) -> None
     file = source.folder / ADAPTER_WEIGHTS
     found = headers([file])
     config = source.read_json(ADAPTER_CONFIG)
-    names = [name.removeprefix(_PREFIX) for name in found]
+    names = [name.removeprefix(PREFIX) for name in found]
     called = form_called(str(config.get("base_model_name_or_path") or ""))
     guessed = form_of(names, family) or called or model.form
     _check_form(model, source, metadata(file).get("form", guessed.name))
@@ -75,14 +127,14 @@ def load_adapter(model: LateInteraction, source: Source, family: Family) -> None
         )
     named: dict[str, str] = {}
     for name in found:
-        target = here(name.removeprefix(_PREFIX))
+        target = here(name.removeprefix(PREFIX))
         if target is not None:
             named[name] = target
     _account(model, source, config, {t: found[n][1] for n, t in named.items()}, named)
     modules = sorted({match["module"] for t in named.values() if (match := _LORA.match(t))})
     inject(model, config, modules)
     with opened(file) as tensors:
-        state = {_PREFIX + target: tensors.get_tensor(name) for name, target in named.items()}
+        state = {PREFIX + target: tensors.get_tensor(name) for name, target in named.items()}
     _peft().set_peft_model_state_dict(model, state)
     _look_up(model, source, state)
 
@@ -108,7 +160,40 @@ def inject(model: LateInteraction, config: Mapping[str, Any], modules: Iterable[
     model.eval()
 
 
-def save_adapter(model: LateInteraction, folder: Path, config: Mapping[str, Any]) -> None:
+def adapter_config(model: nn.Module) -> dict[str, Any]:
+    """Return the configuration that the LoRA layers of a model were made with.
+
+    Raises
+    ------
+    PluginError
+        If they differ in rank, scale or dropout, which one configuration cannot say.
+    """
+    layers = lora_layers(model)
+    kinds = set()
+    for layer in layers.values():
+        rank, alpha = layer.r[_ADAPTER], layer.lora_alpha[_ADAPTER]
+        dropout = getattr(layer.lora_dropout[_ADAPTER], "p", 0.0)
+        # Where the scale is not alpha / rank it is alpha over the root of the rank.
+        rooted = not math.isclose(layer.scaling[_ADAPTER], alpha / rank)
+        kinds.add((rank, alpha, dropout, rooted))
+    if len(kinds) != 1:
+        raise PluginError(
+            f"the LoRA layers differ in (rank, alpha, dropout, rslora): {sorted(kinds)}. An "
+            "adapter has one of each: train all layers alike."
+        )
+    ((rank, alpha, dropout, rooted),) = kinds
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "use_rslora": rooted,
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+    }
+
+
+def save_adapter(
+    model: LateInteraction, folder: Path, config: Mapping[str, Any], *, project: bool = True
+) -> None:
     """Write the adapter on `model`, and the projection's base weights that it belongs to.
 
     Parameters
@@ -119,19 +204,20 @@ def save_adapter(model: LateInteraction, folder: Path, config: Mapping[str, Any]
         Where; made if missing.
     config
         The adapter's configuration: rank, scale, base checkpoint.
+    project
+        Whether the projection is in use; one that is not, and has no LoRA, is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
-        _PREFIX + name: tensor.detach().cpu().contiguous()
+        PREFIX + name: tensor.detach().cpu().contiguous()
         for name, tensor in _peft().get_peft_model_state_dict(model).items()
     }
     save_file(state, folder / ADAPTER_WEIGHTS, {"form": model.form.name})
     linear = model.custom_text_proj
     base = linear.get_base_layer() if hasattr(linear, "get_base_layer") else linear
-    save_file(
-        {f"{PROJECTION}.{n}": t.detach().cpu().contiguous() for n, t in base.state_dict().items()},
-        folder / PROJECTION_FILE,
-    )
+    if project or base is not linear:
+        values = {f"{PROJECTION}.{n}": t.cpu().contiguous() for n, t in base.state_dict().items()}
+        save_file(values, folder / PROJECTION_FILE)
     written = {"peft_type": "LORA", "target_modules": [*LAYERS, PROJECTION], **config}
     text = json.dumps(written, indent=2, sort_keys=True) + "\n"
     (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
@@ -219,7 +305,7 @@ def _look_up(model: LateInteraction, source: Source, state: Mapping[str, torch.T
     strangers = [
         name
         for name, tensor in state.items()
-        if (mine := landed.get(name.removeprefix(_PREFIX))) is None
+        if (mine := landed.get(name.removeprefix(PREFIX))) is None
         or not torch.equal(tensor.to(mine.dtype), mine.cpu())
     ]
     if strangers:

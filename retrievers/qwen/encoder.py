@@ -19,8 +19,11 @@ from harness.media import AudioSampling, LoadedDocument, MediaLoader
 from harness.types import Document, Modality, Query
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.form import Family, Form
+from retrievers.qwen.kept import Kept
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.settings import QwenSettings
+from retrievers.qwen.shipped import place
+from retrievers.qwen.source import sha256
 
 if TYPE_CHECKING:
     import torch
@@ -50,15 +53,22 @@ class QwenEncoder(Encoder):
     family: ClassVar[Family]
     #: Whether an item is one vector, its last token's hidden state.
     pooled: ClassVar[bool] = False
+    weight_settings = ("base", "revision", "projection", "initial_seed")
 
     def __init__(self, name: str, weights: str | None, settings: QwenSettings) -> None:
         super().__init__(name, weights, settings)
         self._computing = 0.0
+        self._kept: Kept[list[Tokens]] = Kept(_bytes)
         built_in = weights in self.family.built_in
-        self.untrained = built_in
+        self.untrained = built_in and self._shipped is None
         if built_in and (settings.base or settings.projection):
             raise UsageError(
                 f"{name}/{weights} is whole: leave the settings base and projection out."
+            )
+        if settings.initial_seed is not None and not built_in:
+            raise UsageError(
+                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
+                f"({', '.join(self.family.built_in)}); leave the setting out."
             )
         if weights and not built_in and Path(weights).expanduser().is_dir():
             self.untrained = not self._is_trained()
@@ -82,17 +92,16 @@ class QwenEncoder(Encoder):
 
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
-        self._loader.expect(self._restricted(documents))
+        self._loader.expect(self._kept.missing(self._restricted(documents)))
 
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and what the media reader does."""
         check_installed(self.name)
         from retrievers.qwen.checkpoint import Place
 
-        files = self._weights
         return {
             self.family.name: self.family.version,
-            "files": self.weights if files is None else files.identity(),
+            "files": self._files_identity(),
             "dtype": str(Place.of(self.settings).dtype).removeprefix("torch."),
             "media": self._loader.identity(),
         }
@@ -136,42 +145,75 @@ class QwenEncoder(Encoder):
         return self.engine.model
 
     def lora_targets(self) -> Sequence[str]:
-        """Return the linear layers of the language model, and the projection."""
+        """Return the linear layers of the language model, and the projection where it is used."""
         from retrievers.qwen.adapter import lora_targets
 
-        return lora_targets(self.engine.model)
+        return lora_targets(self.engine.model, project=not self.pooled)
 
     def forward_queries(self, batch: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode with gradients (see `harness.encoder.Trainable`)."""
         return self.engine.padded([[self.engine.prompt.query(query.text)] for query in batch])
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode with gradients (see `harness.encoder.Trainable`)."""
-        prompt = self.engine.prompt
-        return self.engine.padded([prompt.document(content) for content in self._contents(batch)])
+        """Encode with gradients (see `harness.encoder.Trainable`).
+
+        What documents are made into is kept, so that a later epoch decodes nothing again.
+        """
+        return self.engine.padded(self._kept.of([*self._restricted(batch)], self._made))
+
+    def save(self, folder: Path) -> None:
+        """Write an adapter where only LoRA layers were trained, else a whole checkpoint.
+
+        Of built-in weights, which no adapter can name as its base, always a whole checkpoint. A
+        pooled model leaves its projection out, which nothing trains.
+        """
+        from retrievers.qwen.checkpoint import Place
+        from retrievers.qwen.saving import save
+
+        engine = self.engine
+        save(
+            engine.model,
+            folder,
+            self._weights,
+            Place.of(self.settings).dtype,
+            tokenizer=engine.prompt.vocabulary.folder,
+            project=not self.pooled,
+        )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of the model as `retrievers.qwen.shipped.write_builtin` takes them."""
+        from retrievers.qwen.adapter import merged
+        from retrievers.qwen.names import PROJECTION
+
+        found = merged(self.engine.model)
+        return {n: t for n, t in found.items() if not (self.pooled and n.startswith(PROJECTION))}
 
     @cached_property
     def engine(self) -> Engine:
         """The model, loaded once, when it is first needed."""
         check_installed(self.name)
+        from retrievers.qwen.built_in import load_built_in
         from retrievers.qwen.engine import Engine
         from retrievers.qwen.loading import load
-        from retrievers.qwen.tiny import tiny_model
         from retrievers.qwen.tokens import Vocabulary
 
+        settings, project = self.settings, not self.pooled
         if self._weights is None:
-            model, folder = tiny_model(str(self.weights))
+            model, folder = load_built_in(
+                str(self.weights), settings, self.family, self._shipped, project=project
+            )
         else:
-            model = load(self._weights, self.settings, self.family, project=not self.pooled)
+            model = load(self._weights, settings, self.family, project=project)
             folder = self._weights.base.folder
             self.untrained = not self._is_trained()
         self._check_modalities(self.readable(model.form))
         prompt = self.make_prompt(model, Vocabulary(folder))
-        return Engine(model, prompt, self.settings.batch_tokens, pooled=self.pooled)
+        return Engine(model, prompt, settings.batch_tokens, pooled=self.pooled)
 
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
         self._loader.close()
+        self._kept.clear()
 
     def _is_trained(self) -> bool:
         """Return whether all that makes a vector was trained; a bare backbone's projection not."""
@@ -189,6 +231,22 @@ class QwenEncoder(Encoder):
                 f"read: choose from {', '.join(m.label for m in readable)}"
                 + (" (sound needs the Omni form)." if "audio" in strange else ".")
             )
+
+    @property
+    def _shipped(self) -> Path | None:
+        """The file of trained built-in weights, if it is there and to be used."""
+        if self.weights not in self.family.built_in or self.settings.initial_seed is not None:
+            return None
+        retriever = f"{self.family.name}-pooled" if self.pooled else self.family.name
+        file = place(self.family.name, retriever, self.weights)
+        return file if file.is_file() else None
+
+    def _files_identity(self) -> Any:
+        """Return what names the weights."""
+        if self._weights is not None:
+            return self._weights.identity()
+        shipped = self._shipped
+        return self.weights if shipped is None else {str(self.weights): sha256(shipped)}
 
     @cached_property
     def _weights(self) -> Weights | None:
@@ -219,6 +277,10 @@ class QwenEncoder(Encoder):
     def _contents(self, batch: Sequence[Document]) -> Iterator[Content]:
         """Yield the documents' content, decoded ahead."""
         return map(_content, self._loader.load(self._restricted(batch)))
+
+    def _made(self, batch: Sequence[Document]) -> Iterator[list[Tokens]]:
+        """Yield the sequences of documents that hold only what the model reads."""
+        return map(self.engine.prompt.document, map(_content, self._loader.load(batch)))
 
     def _encoded(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         begun = time.perf_counter()
@@ -269,6 +331,11 @@ def check_installed(name: str) -> None:
         raise UsageError(
             f"{name} needs {', '.join(missing)}: pip install --upgrade 'clamr-bench[models]'."
         )
+
+
+def _bytes(sequences: Sequence[Tokens]) -> int:
+    """Return what the sequences of a document take in memory."""
+    return sum(tokens.nbytes for tokens in sequences)
 
 
 def _content(loaded: LoadedDocument) -> Content:

@@ -67,17 +67,28 @@ class Engine:
     def padded(self, items: Sequence[Sequence[Tokens]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the vectors of items made of one or more sequences each, for training.
 
+        Like lengths go through the model together, so that a page's text is not padded to the
+        length of a page.
+
         Returns
         -------
         vectors
             float32, shape ``(items, length, dim)``, zero beyond an item's tokens.
         modalities
             int64, shape ``(items, length)``; 0 for padding and for tokens of no modality.
+
+        Raises
+        ------
+        PluginError
+            If no item has a sequence.
         """
         sequences = [tokens for item in items for tokens in item]
         if not sequences:
             raise PluginError("none of these documents has anything that the model reads.")
-        rows = iter(self.forward(sequences))
+        made: dict[int, torch.Tensor] = {}
+        for group in grouped([len(tokens) for tokens in sequences], self.budget):
+            made |= zip(group, self.forward([sequences[index] for index in group]), strict=True)
+        rows = (made[index] for index in range(len(sequences)))
         vectors, numbers = [], []
         for item in items:
             found = [next(rows)[: self._count(tokens)] for tokens in item]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from harness.errors import PluginError, UsageError
-from retrievers.qwen.adapter import PROJECTION_FILE, load_adapter, read_projection
+from retrievers.qwen.adapter import PREFIX, PROJECTION_FILE, load_adapter, read_projection
 from retrievers.qwen.backbone import DIM, LateInteraction
 from retrievers.qwen.checkpoint import load_checkpoint
 from retrievers.qwen.form import Family
-from retrievers.qwen.names import PROJECTION
+from retrievers.qwen.names import PROJECTION, here
 from retrievers.qwen.settings import QwenSettings
-from retrievers.qwen.source import ADAPTER_CONFIG, Source, find, headers
+from retrievers.qwen.source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source, find, headers
 
 #: Seed under which CLaMR's training draws the projection's base weights.
 SEED = 42
@@ -61,20 +61,28 @@ def find_weights(address: str, settings: QwenSettings) -> Weights:
                 "base: leave the setting out."
             )
         return Weights(source)
-    base = settings.base or source.read_json(ADAPTER_CONFIG).get("base_model_name_or_path")
+    if settings.base:
+        return Weights(find(settings.base), source)
+    config = source.read_json(ADAPTER_CONFIG)
+    base = config.get("base_model_name_or_path")
     if not base:
         raise PluginError(
             f"adapter {address!r} names no base checkpoint: set base to a folder or a hub id."
         )
-    return Weights(find(base), source)
+    return Weights(find(base, config.get("revision")), source)
 
 
 def has_projection(weights: Weights, settings: QwenSettings) -> bool:
     """Return whether the projection, or an adapter's change to it, comes from a file."""
-    if weights.adapter is not None or settings.projection:
+    if settings.projection:
         return True
-    names = headers(weights.base.weight_files())
-    return any(name.startswith(PROJECTION) for name in names)
+    files = [weights.base.weight_files()]
+    if weights.adapter is not None:
+        if (weights.adapter.folder / PROJECTION_FILE).is_file():
+            return True
+        files.append([weights.adapter.folder / ADAPTER_WEIGHTS])
+    names = (name.removeprefix(PREFIX) for each in files for name in headers(each))
+    return any((here(name) or "").startswith(PROJECTION) for name in names)
 
 
 def load(
@@ -124,11 +132,11 @@ def _project(
     _set(model, drawn_projection(model.custom_text_proj.in_features), "seed")
     if not told:
         return
-    if weights.adapter is None:
+    if weights.adapter is None or not has_projection(weights, settings):
         log.warning(
             "%s has no projection (%s): one is drawn at random from seed %d. It was never trained, "
             "so scores mean little and no table lists them. Give trained weights, or an adapter.",
-            weights.base.name, PROJECTION, SEED,
+            (weights.adapter or weights.base).name, PROJECTION, SEED,
         )  # fmt: skip
         return
     log.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,14 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays: list[NDArray[Any]] = [self.ids, self.modalities, self.spans]
+        arrays += [] if self.patches is None else [self.patches.pixels]
+        arrays += [] if self.mel is None else [self.mel]
+        return sum(array.nbytes for array in arrays)
 
     def without_media(self) -> Tokens:
         """Return the tokens alone: pixels weigh five kilobytes a token."""

@@ -35,6 +35,12 @@ class QwenSettings(EncoderSettings, MediaSettings):
         description="Safetensors file with custom_text_proj.weight and .bias, for a checkpoint or "
         "adapter that lacks them.",
     )
+    initial_seed: int | None = Field(
+        None,
+        ge=0,
+        description="Draw built-in weights anew from this seed, untrained, instead of those that "
+        "ship; training starts from them.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the weights; auto: bfloat16 on a GPU, else float32."
     )

@@ -50,7 +50,7 @@ class Source:
             return {"hub": self.name, "commit": self.commit}
         files = sorted(self.folder.glob("*.safetensors"))
         told = [self.folder / name for name in (CONFIG, ADAPTER_CONFIG, TOKENIZER)]
-        return {file.name: _sha256(file) for file in [*told, *files] if file.is_file()}
+        return {file.name: sha256(file) for file in [*told, *files] if file.is_file()}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON file's object.
@@ -170,6 +170,7 @@ def metadata(file: Path) -> Mapping[str, str]:
         return tensors.metadata() or {}
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

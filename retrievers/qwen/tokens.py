@@ -30,6 +30,7 @@ class Vocabulary:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._file = folder / TOKENIZER
         self._plain = _load(self._file)
         self._plain.encode_special_tokens = True
