@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.registry import Found
     from harness.retriever import Retriever
     from harness.task import Task
+    from harness.team import Team
     from harness.training.recipe import Recipe
 
 
@@ -80,7 +81,7 @@ def train_command(
     from harness.workspace import results_folder
 
     given = parse_assignments(set_ or [])
-    changes = given.pop("recipe", {})
+    changes = recipes.taken(given)
     if seed is not None:
         changes["seed"] = seed
     chosen = recipes.load(recipe, changes)
@@ -100,13 +101,13 @@ def train_command(
     made_task = make_task(task, {**given.get(about.name, {}), **given.get(task, {})})
     settings = _settings(found, retriever, chosen, given)
     made = make_retriever(retriever, settings)
+    team = Team.here()
     if plan:
-        _plan(made, made_task, data, chosen)
+        _plan(made, made_task, data, chosen, team)
         return
     from harness.cli.run import show_runs
     from harness.training.session import train, trainable
 
-    team = Team.here()
     progress = terminal_progress() if team.leads else Progress()
     progress.note(f"{retriever} on {made_task.address} by {recipe}")
     name = Path(recipe).stem
@@ -148,6 +149,15 @@ def _settings(
     }
 
 
-def _plan(retriever: Retriever, task: Task, data: Path | None, recipe: Recipe) -> None:
+def _plan(retriever: Retriever, task: Task, data: Path | None, recipe: Recipe, team: Team) -> None:
     """Show what would be trained."""
-    raise NotImplementedError
+    from harness.progress import terminal_progress
+    from harness.training.batches import Batches
+    from harness.training.data import load
+    from harness.training.plan import plan
+    from harness.training.session import trainable
+
+    _, encoder = trainable(retriever)
+    splits = load(task, recipe.validation, data, terminal_progress())
+    for line in plan(encoder, recipe, Batches(splits.train, recipe), team.size).lines():
+        typer.echo(line)

@@ -48,8 +48,8 @@ class Batch:
 
     def share(self, number: int, of: int) -> tuple[slice, NDArray[np.int64]]:
         """Return the documents of one of several processes, and the places of their queries."""
-        size = -(-len(self.documents) // of)
-        part = slice(number * size, min((number + 1) * size, len(self.documents)))
+        count = len(self.documents)
+        part = slice(number * count // of, (number + 1) * count // of)
         return part, np.flatnonzero((self.positives >= part.start) & (self.positives < part.stop))
 
 

@@ -149,7 +149,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        tensors: dict[str, torch.Tensor] = load_file(path)
+        return tensors
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"{path} cannot be read ({error}): remove {path.parent}, and training begins at the "

@@ -93,7 +93,7 @@ def load(task: Task, recipe: ValidationRecipe, data: Path | None, progress: Prog
     documents = {d.id: d for d in split.documents if d.id in wanted}
     held_out = frozenset[str]()
     if validation is None and recipe.share:
-        held_out = frozenset(d for d in documents if _draw(d) < recipe.share)
+        held_out = frozenset(d for d in documents if draw(d) < recipe.share)
         validation = _held_out(documents, queries, answers, held_out)
     by_document: dict[str, list[Query]] = {d: [] for d in documents if d not in held_out}
     for query in queries:
@@ -123,7 +123,7 @@ def _other(task: Task, name: str, data: Path | None, progress: Progress) -> Spli
         return None
 
 
-def _draw(id_: str) -> float:
+def draw(id_: str) -> float:
     """Return a number of [0, 1) that depends on the id alone."""
     return int.from_bytes(hashlib.sha256(id_.encode()).digest()[:8]) / 2**64
 

@@ -33,7 +33,7 @@ Trained by clamr-bench {version} with
 |---|---|
 | steps | {steps:,}, the best weights by validation from step {best:,} |
 | trained on | {documents:,} documents and {queries:,} queries of `{task}` (data {fingerprint}) |
-| left out, as evaluated splits have them | {dropped_documents:,} documents, {dropped_queries:,} queries |
+| left out: in evaluated splits | {dropped_documents:,} documents, {dropped_queries:,} queries |
 | licence of the data | {licence} |
 | licence of the model it started from | {model_licence} |
 

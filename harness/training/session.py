@@ -151,6 +151,7 @@ def train(
             validate=None if held_out is None else judged,
             team=team,
             progress=progress,
+            expect=ranker.encoder.expect,
             track=tell,
         )
         if team.leads:

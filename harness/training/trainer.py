@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from harness.training.batches import Batch, Batches
 from harness.training.optimise import make_optimiser, schedule
 from harness.training.recipe import Recipe
 from harness.training.step import Step
+from harness.types import Document
 from harness.workspace import atomic_folder
 
-#: Seconds between two lines of the log that are forced to disk.
+#: Documents that a message names.
 _LISTED = 8
 _TEMPERATURE = "log_temperature"
 
@@ -57,6 +58,8 @@ class Trainer:
         The processes of the launch; all of them train.
     progress
         Where to report.
+    expect
+        Told of the documents of the step after the next.
     track
         Told of every step's figures.
     """
@@ -72,11 +75,13 @@ class Trainer:
         validate: Validate | None,
         team: Team,
         progress: Progress,
+        expect: Callable[[Sequence[Document]], None] = lambda documents: None,
         track: Track = lambda figures, step: None,
     ) -> None:
         self._encoder, self._recipe, self._batches = encoder, recipe, batches
         self._folder, self._identity, self._team = folder, identity, team
-        self._validate, self._progress, self._track = validate, progress, track
+        self._validate, self._progress = validate, progress
+        self._track, self._expect = track, expect
         self.trained = {n: p for n, p in encoder.module.named_parameters() if p.requires_grad}
         started = math.log(recipe.loss.temperature)
         self._log_temperature = nn.Parameter(
@@ -131,12 +136,12 @@ class Trainer:
         if number + 1 < self._batches.total:
             following = self._batches.batch(number + 1)[0]
             share, _ = following.share(self._team.rank, self._team.size)
-            self._encoder.expect(following.documents[share])
+            self._expect(following.documents[share])
         torch.manual_seed((self._recipe.seed * 1_000_003 + number) * 1_009 + self._team.rank)
         self._encoder.module.train()
         for parameter in self.trained.values():
             parameter.grad = None
-        loss = self._step.gradients(parts)
+        loss = self._step.gradients(parts, self.trained.values())
         clip = self._recipe.optimiser.clip
         norm = nn.utils.clip_grad_norm_(self.trained.values(), math.inf if clip is None else clip)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.encoder import EncoderRetriever
 from harness.runner.scoring import score
 from harness.task import Split, Task
+from harness.training.data import draw
 from harness.training.recipe import ValidationRecipe
 from harness.types import Query
 from harness.workspace import Workspace
@@ -29,7 +30,9 @@ def validate(
     recipe
         How many queries and documents.
     """
-    queries: tuple[Query, ...] = tuple(split.queries[: recipe.queries])
+    # Queries of a kind often stand together: a part of them is drawn, the same each time.
+    drawn = sorted(split.queries, key=lambda query: draw(query.id))[: recipe.queries]
+    queries: tuple[Query, ...] = tuple(drawn)
     # The embeddings are of no use once the weights have changed.
     with tempfile.TemporaryDirectory(prefix="clamr-bench-") as folder:
         retriever.index(split.documents, Workspace(Path(folder), {"for": "validation"}))
