@@ -80,7 +80,7 @@ def put(
     if {n: t.shape for n, t in trained.items()} != {n: t.shape for n, t in values.items()}:
         raise StorageError(
             f"{origin} holds other tensors than are trained now: it is of another recipe or "
-            "model. Choose another --output, or remove that folder."
+            "model. Choose another --to, or remove that folder."
         )
     with torch.no_grad():
         for name, tensor in trained.items():

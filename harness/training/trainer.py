@@ -205,7 +205,7 @@ class Trainer:
         if found.state["identity"] != self._identity:
             raise StorageError(
                 f"{found.path} is of another training (recipe, data, model or seed): choose "
-                "another --output, or remove that folder."
+                "another --to, or remove that folder."
             )
         found.restore(self.trained, self._optimiser)
         self.best = found.state["best"]
