@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from harness.errors import ClamrBenchError, PluginError, UsageError
 from retrievers.clamr.encoder import CLAMR
 from retrievers.clamr.settings import ClamrSettings
+from retrievers.qwen import loading
 from retrievers.qwen.adapter import PROJECTION_FILE, inject, lora_targets, save_adapter
 from retrievers.qwen.checkpoint import blank
 from retrievers.qwen.form import OMNI as OMNI_FORM
@@ -238,6 +239,28 @@ def test_an_adapter_of_another_kind_or_without_a_base_is_refused(tmp_path: Path)
         text = json.dumps({**config, key: value})
         (tmp_path / "kind" / "adapter_config.json").write_text(text)
         refused(tmp_path / "kind", *words, **({"base": str(VL)} if key == "peft_type" else {}))
+
+
+def test_an_adapter_loads_the_commit_of_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ADAPTER, tmp_path / "pinned")
+    file = tmp_path / "pinned" / "adapter_config.json"
+    named = {"base_model_name_or_path": "some/base", "revision": "1" * 40}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **named}))
+    asked: list[Any] = []
+    real = loading.find
+
+    def find(name: str, revision: str | None = None) -> Any:
+        asked.append((name, revision))
+        return real(str(VL) if name == "some/base" else name)
+
+    monkeypatch.setattr(loading, "find", find)
+    find_weights(str(tmp_path / "pinned"), ClamrSettings())
+    assert asked[1:] == [("some/base", "1" * 40)]
+    # A base that the user gives is what it is; the adapter's commit is of another.
+    find_weights(str(tmp_path / "pinned"), ClamrSettings(base=str(OMNI)))
+    assert asked[3:] == [(str(OMNI), None)]
 
 
 def test_a_whole_checkpoint_takes_no_base() -> None:

@@ -306,25 +306,23 @@ def test_forward_gives_what_encode_gives_with_gradients(tmp_path: Path) -> None:
         np.testing.assert_allclose(chosen, expected, rtol=0, atol=1e-5)
 
 
-ADDRESS = f"{Path(__file__).parents[1]}/retrievers/colqwen/encoder.py:ColQwen"
-
-
-def test_built_in_weights_are_untrained_and_settings_of_the_vectors_make_the_fingerprint() -> None:
-    plain = make_retriever(f"{ADDRESS}/tiny")
-    assert plain.untrained
+def test_drawn_weights_are_untrained_and_settings_of_the_vectors_make_the_fingerprint() -> None:
+    assert make_retriever("colqwen/tiny", {"initial_seed": 0}).untrained
+    plain = make_retriever("colqwen/tiny")
     for name in ("tiny-omni", "tiny-2"):
-        assert make_retriever(f"{ADDRESS}/{name}").fingerprint != plain.fingerprint
-    same_vectors = make_retriever(f"{ADDRESS}/tiny", {"workers": 3, "batch_tokens": 99})
+        assert make_retriever(f"colqwen/{name}").fingerprint != plain.fingerprint
+    same_vectors = make_retriever("colqwen/tiny", {"workers": 3, "batch_tokens": 99})
     assert same_vectors.fingerprint == plain.fingerprint
     for values in ({"frames": 4}, {"template_tokens": False}, {"query_prefix": ""}):
-        assert make_retriever(f"{ADDRESS}/tiny", values).fingerprint != plain.fingerprint
+        assert make_retriever("colqwen/tiny", values).fingerprint != plain.fingerprint
 
 
 def test_from_mp4_to_a_ranking(bench: Command, tmp_path: Path) -> None:
     outcome = bench(
-        "run", "--task", "multivent/sample", "--retriever", f"{ADDRESS}/tiny", "--k", "10",
+        "run", "--task", "multivent/sample", "--retriever", "colqwen/tiny", "--k", "10",
         "--set", "multivent/sample.test_videos=12", "--set", "multivent/sample.train_videos=2",
-        "--set", "ColQwen.workers=2", "--set", "ColQwen.frames=4",
+        "--set", "colqwen.workers=2", "--set", "colqwen.frames=4",
+        "--set", "colqwen.initial_seed=0",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
     (saved,) = ResultsStore(tmp_path / "results").runs()

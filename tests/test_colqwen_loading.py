@@ -63,6 +63,8 @@ def test_transformers_own_checkpoints_load_in_all_their_names(
         change(tmp_path, lambda t: rename(t, "vlm.language_model.", "vlm.model."))
         change(tmp_path, lambda t: t.update({"vlm.lm_head.weight": torch.zeros(2, 2)}))
     model = loaded(tmp_path)
+    # Its projection has another name there.
+    assert not colqwen(tmp_path).untrained
     assert model.form is form
     mine = model.state_dict()
     theirs = {name.replace("vlm.", "backbone."): t for name, t in stock.state_dict().items()}

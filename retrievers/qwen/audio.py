@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
@@ -35,13 +36,15 @@ class Mel:
         frames = -(-len(sound) // HOP)
         silence = np.zeros((frames + 1) * HOP + WINDOW - len(sound), np.float32)
         padded = np.concatenate([sound.astype(np.float32, copy=False), silence])
-        features = self._extract(
-            padded,
-            sampling_rate=RATE,
-            padding="do_not_pad",
-            truncation=False,
-            return_tensors="np",
-        )["input_features"][0]
+        # In training the model computes in bfloat16, which features are never made in.
+        with torch.autocast("cpu", enabled=False):
+            features = self._extract(
+                padded,
+                sampling_rate=RATE,
+                padding="do_not_pad",
+                truncation=False,
+                return_tensors="np",
+            )["input_features"][0]
         return np.ascontiguousarray(features[:, :frames], np.float32)
 
 
