@@ -46,7 +46,8 @@ def grad_cache(
             vectors, others = chunk()
             leaves.append(vectors.detach().requires_grad_())
             embedded.append((leaves[-1], others))
-    # Autocast keeps weights that it cast in the pass without a graph: they have no gradients.
+    # Autocast keeps the weights that it has cast. Before pytorch/pytorch#165068 those of a pass
+    # without a graph were used again in the pass with one, and got no gradients.
     torch.clear_autocast_cache()
     with torch.enable_grad():
         value = loss(embedded)

@@ -220,7 +220,4 @@ def _cross_entropy(positive: Tensor, negatives: Tensor, temperature: Tensor | fl
     there = logits != -torch.inf
     # Masked after the division: that of -inf would give the temperature a gradient of NaN.
     logits = (_kept(logits, there) / temperature).masked_fill(~there, -torch.inf)
-    counts = there[:, 0]
-    # A row without its positive must not be -inf throughout, even where its loss is dropped.
-    logits = logits.masked_fill(~counts[:, None], 0)
-    return _kept(logits.logsumexp(1) - logits[:, 0], counts)
+    return _kept(logits.logsumexp(1) - logits[:, 0], there[:, 0])
