@@ -73,7 +73,7 @@ SAMPLE = (
 
 
 def test_the_tutorials_retrievers_run_as_written(bench: Command, tmp_path: Path) -> None:
-    retriever, settings, encoder = python_blocks(DOCS / "add-a-retriever.md")
+    retriever, settings, encoder, _ = python_blocks(DOCS / "add-a-retriever.md")
     for code, name in ((retriever, "WordOverlap"), (encoder, "Letters")):
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) < 30, f"{name} takes {len(lines)} lines"
@@ -97,6 +97,35 @@ def test_the_tutorials_retrievers_run_as_written(bench: Command, tmp_path: Path)
     bench(*SAMPLE, "--retriever", f"{path}:WordOverlap", *mistaken).fails(
         "min_length", "greater than or equal to 1"
     )
+
+
+def test_the_tutorials_encoder_learns(
+    bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    *_, encoder, learned = python_blocks(DOCS / "add-a-retriever.md")
+    (tmp_path / "letters.py").write_text(encoder)
+    (tmp_path / "learned.py").write_text(learned)
+    sample = (
+        *SAMPLE[1:4],
+        "multivent/sample.test_videos=60",
+        "--set",
+        "multivent/sample.train_videos=60",
+    )
+    phases = "recipe.phases=[{steps: 60}]"
+    outcome = bench(
+        "train", *sample, "--retriever", "learned.py:Learned", "--recipe", "cpu-tiny",
+        "--set", phases, "--set", "recipe.optimiser.warmup=5",
+    )  # fmt: skip
+    monkeypatch.delitem(sys.modules, "letters")
+    assert outcome.status == 0, outcome.err
+    (run,) = ResultsStore(tmp_path / "results").runs()
+    assert not run.result.retriever.untrained
+    (log,) = (tmp_path / "trained").rglob("log.jsonl")
+    losses = [row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
+    assert sum(losses[-10:]) < sum(losses[:10]) * 0.9
 
 
 def test_readme_names_what_exists() -> None:
