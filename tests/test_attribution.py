@@ -128,7 +128,7 @@ def test_tokens_of_no_modality_are_counted_under_none() -> None:
 
 
 def test_spans_are_those_of_the_winners() -> None:
-    spans = np.arange(18, dtype=np.float32).reshape(3, 6)
+    spans = np.arange(21, dtype=np.float32).reshape(3, 7)
     plain = embed([{ASR: rows_of([1, 0], [0, 1]), OCR: rows_of([-1, -1])}], 2)
     arrays = (plain.vectors, plain.offsets, plain.modalities, plain.segment_offsets)
     document = TokenEmbeddings(*arrays, spans=spans)

@@ -155,11 +155,12 @@ def test_apart_gives_each_modality_a_sequence_of_its_own() -> None:
 def test_video_tokens_know_their_frames_and_their_box() -> None:
     patches = patches_of([FRAME] * 5, Patching(), 4 * 28 * 28, 224 * 224)
     assert patches.grid == (3, 4, 6)  # an odd frame is repeated
-    (tokens,) = prompt(VL).document(Content(frames=[FRAME] * 5, seconds=[0.1, 0.3, 0.5, 0.7, 0.9]))
+    seconds, numbers = [0.1, 0.3, 0.5, 0.7, 0.9], [2, 7, 12, 17, 22]
+    (tokens,) = prompt(VL).document(Content(frames=[FRAME] * 5, seconds=seconds, numbers=numbers))
     spans = tokens.spans[tokens.video_start : tokens.video_start + patches.tokens]
-    np.testing.assert_allclose(spans[0], [0.1, 0.3, 0, 0, 1 / 3, 1 / 2], atol=1e-6)
-    np.testing.assert_allclose(spans[-1], [0.9, 0.9, 2 / 3, 1 / 2, 1, 1], atol=1e-6)
-    boxes = spans[: patches.tokens // 3, 2:]
+    np.testing.assert_allclose(spans[0], [0.1, 0.3, 0, 0, 1 / 3, 1 / 2, 2], atol=1e-6)
+    np.testing.assert_allclose(spans[-1], [0.9, 0.9, 2 / 3, 1 / 2, 1, 1, 22], atol=1e-6)
+    boxes = spans[: patches.tokens // 3, 2:6]
     assert sum((right - left) * (low - top) for left, top, right, low in boxes) == pytest.approx(1)
 
 

@@ -99,6 +99,7 @@ def test_frames_know_their_seconds(tmp_path: Path) -> None:
     assert each.spans is not None
     np.testing.assert_array_equal(each.spans[:, 0], each.spans[:, 1])
     assert (np.diff(each.spans[:, 0]) > 0.4).all()
+    assert (np.diff(each.spans[:, 6]) >= 1).all(), "numbers of frames"
     one = clip(frames=4).encode_documents([document])
     assert one.spans is not None
     assert one.spans[0, :2].tolist() == [each.spans[0, 0], each.spans[-1, 0]]

@@ -185,6 +185,7 @@ def test_every_token_knows_its_place() -> None:
     content = Content(
         frames=PAGES[:1] * 2,
         seconds=[0.5, 2.5],
+        numbers=[12, 60],
         images=PAGES[1:2],
         sound=SOUND,
         texts=dict.fromkeys(TEXT_MODALITIES, "Crêpes 東京"),
@@ -197,8 +198,8 @@ def test_every_token_knows_its_place() -> None:
         assert np.isnan(tokens.spans[tokens.modalities == 0]).all()
     first, second, image, sound, *texts = [t.spans[t.modalities != 0] for t in sequences]
     assert len(first) == len(second) == 12  # 3 rows of 4
-    np.testing.assert_allclose(second[0], [2.5, 2.5, 0, 0, 1 / 4, 1 / 3], atol=1e-6)
-    np.testing.assert_allclose(first[-1], [0.5, 0.5, 3 / 4, 2 / 3, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(second[0], [2.5, 2.5, 0, 0, 1 / 4, 1 / 3, 60], atol=1e-6)
+    np.testing.assert_allclose(first[-1], [0.5, 0.5, 3 / 4, 2 / 3, 1, 1, 12], atol=1e-6)
     assert np.isnan(image[:, :2]).all()
     assert not np.isnan(image[:, 2:]).any()
     assert sound[0, 0] == 0

@@ -57,7 +57,7 @@ class Mixing(Encoder):
         plain = np.array([vector(word) for _, word, *_ in found])
         numbers = np.array([int(m) for m, *_ in found])
         context = np.array([plain[numbers != n].sum(axis=0) for n in numbers], np.float32)
-        spans = np.array([[start, end, NAN, NAN, NAN, NAN] for *_, start, end in found], np.float32)
+        spans = np.array([[start, end, *[NAN] * 5] for *_, start, end in found], np.float32)
         return TokenEmbeddings.from_padded(
             (plain + MIX * context)[None], np.ones((1, len(numbers))), numbers[None],
             spans=spans[None])
@@ -223,19 +223,21 @@ def test_a_query_without_documents_needs_one_named(bench: Command, tmp_path: Pat
     assert "not in the query's list" in shown.out
 
 
-NAN = float("nan")
+NAN, BOX = float("nan"), (0, 0.25, 0.5, 1)
 
 
 @pytest.mark.parametrize(
     ("modality", "span", "shown"),
     [
-        (Modality.OCR, [16, 20, NAN, NAN, NAN, NAN], "a very long sto[p th]e presses now to"),
-        (Modality.OCR, [NAN] * 6, "-"),
+        (Modality.OCR, [16, 20, *[NAN] * 5], "a very long sto[p th]e presses now to"),
+        (Modality.OCR, [NAN] * 7, "-"),
         (Modality.OCR, None, "-"),
-        (NO_MODALITY, [1, 2, NAN, NAN, NAN, NAN], "-"),
-        (Modality.VIDEO, [1.5, 2, 0, 0.25, 0.5, 1], "1.5-2.0 s, x 0.00-0.50, y 0.25-1.00"),
-        (Modality.AUDIO, [3, 3.04, NAN, NAN, NAN, NAN], "3.0-3.0 s"),
-        (Modality.VIDEO, [3, 3, NAN, NAN, NAN, NAN], "3.0 s"),
+        (NO_MODALITY, [1, 2, *[NAN] * 5], "-"),
+        (Modality.VIDEO, [1.5, 2, *BOX, 12], "frame 12, 1.5-2.0 s, x 0.00-0.50, y 0.25-1.00"),
+        (Modality.VIDEO, [NAN, NAN, *BOX, 3], "frame 3, x 0.00-0.50, y 0.25-1.00"),
+        (Modality.IMAGE, [NAN, NAN, *BOX, 0], "image 0, x 0.00-0.50, y 0.25-1.00"),
+        (Modality.AUDIO, [3, 3.04, *[NAN] * 5], "3.0-3.0 s"),
+        (Modality.VIDEO, [3, 3, *[NAN] * 5], "3.0 s"),
     ],
 )
 def test_a_source_is_shown_for_people(modality: int, span: list[float] | None, shown: str) -> None:

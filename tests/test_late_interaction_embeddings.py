@@ -46,7 +46,7 @@ def padded(draw: st.DrawFn) -> dict[str, Any]:
         "vectors": rng.standard_normal((batch, length, dim), dtype=np.float32),
         "mask": rng.integers(0, 2, (batch, length)),
         "modality_ids": rng.integers(0, 8, (batch, length)),
-        "spans": rng.random((batch, length, 6), dtype=np.float32),
+        "spans": rng.random((batch, length, 7), dtype=np.float32),
         "keep_unassigned": draw(st.booleans()),
     }
 
@@ -95,7 +95,7 @@ def test_a_padded_batch_is_packed_as_by_loops(case: dict[str, Any], tensors: boo
         ({"modality_ids": np.ones((2, 3))}, "modality numbers, float64"),
         ({"modality_ids": np.full((2, 3), 9)}, "token 0 of item 0 .* the modality number 9"),
         ({"modality_ids": np.full((2, 3), -1)}, "the modality number -1"),
-        ({"spans": np.ones((2, 4, 6), np.float32)}, r"spans of \(2, 4, 6\)"),
+        ({"spans": np.ones((2, 4, 7), np.float32)}, r"spans of \(2, 4, 7\)"),
         ({"spans": np.ones((2, 3, 5), np.float32)}, r"spans are float32 of shape \(6, 5\)"),
         ({"vectors": np.full((2, 3, 4), np.nan)}, r"vector 0 \(of item 0, video\) has NaN"),
     ],
@@ -153,7 +153,7 @@ def test_what_a_half_cannot_hold_is_refused(precision: str, value: float) -> Non
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_cut_and_joined_items_are_the_same(precision: Precision) -> None:
     whole = corpus(12, 8, 4, 3).astype(precision)
-    spans = np.random.default_rng(0).random((len(whole.vectors), 6), dtype=np.float32)
+    spans = np.random.default_rng(0).random((len(whole.vectors), 7), dtype=np.float32)
     arrays = (whole.vectors, whole.offsets, whole.modalities, whole.segment_offsets)
     whole = TokenEmbeddings(*arrays, whole.scales, spans)
     part = whole[3:7]
@@ -170,7 +170,7 @@ def test_cut_and_joined_items_are_the_same(precision: Precision) -> None:
 
 def test_joined_parts_of_other_kinds() -> None:
     whole = corpus(6, 8, 4, 3)
-    spans = np.zeros((len(whole.vectors), 6), np.float32)
+    spans = np.zeros((len(whole.vectors), 7), np.float32)
     arrays = (whole.vectors, whole.offsets, whole.modalities, whole.segment_offsets)
     joined = TokenEmbeddings.concatenate(
         [whole.astype(Precision.FP16), TokenEmbeddings(*arrays, None, spans)]

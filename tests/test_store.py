@@ -80,7 +80,7 @@ def test_a_shard_gives_back_what_was_put_in(tmp_path: Path, precision: Precision
     plain = TokenEmbeddings.of(
         [{Modality.ASR: rng.standard_normal((3, 4)), Modality.OCR: rng.standard_normal((2, 4))}, {}]
     )
-    spans = rng.random((5, 6)).astype(np.float32)
+    spans = rng.random((5, 7)).astype(np.float32)
     made = TokenEmbeddings(
         plain.vectors, plain.offsets, plain.modalities, plain.segment_offsets, spans=spans
     ).astype(precision)

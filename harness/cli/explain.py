@@ -133,18 +133,23 @@ def source(document: Document, number: int, span: Sequence[float] | None) -> str
     """
     from harness.types import NO_MODALITY, Modality
 
-    if number == NO_MODALITY or span is None or span[0] != span[0]:  # NaN: it has no source.
+    if number == NO_MODALITY or span is None:
         return "-"
-    start, end, left, top, right, bottom = span
+    start, end, left, top, right, bottom, frame = span
     text = document.texts.get(Modality(number))
-    if text is not None:
+    if text is not None and start == start:  # NaN: of no part of it.
         first, last = int(start), int(end)
         before, after = text[max(first - AROUND, 0) : first], text[last : last + AROUND]
         return " ".join(f"{before}[{text[first:last]}]{after}".split())
-    seconds = f"{start:.1f} s" if start == end else f"{start:.1f}-{end:.1f} s"
-    if left != left:
-        return seconds
-    return f"{seconds}, x {left:.2f}-{right:.2f}, y {top:.2f}-{bottom:.2f}"
+    parts = []
+    if frame == frame:
+        kind = "image" if number == Modality.IMAGE else "frame"
+        parts.append(f"{kind} {int(frame)}")
+    if start == start and text is None:
+        parts.append(f"{start:.1f} s" if start == end else f"{start:.1f}-{end:.1f} s")
+    if left == left:
+        parts.append(f"x {left:.2f}-{right:.2f}, y {top:.2f}-{bottom:.2f}")
+    return ", ".join(parts) or "-"
 
 
 def _show_parts(explained: Explanation, without: frozenset[Modality]) -> None:

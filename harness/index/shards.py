@@ -23,7 +23,7 @@ from harness.late_interaction import TokenEmbeddings
 from harness.types import NO_MODALITY, Modality
 from harness.workspace import digest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TENSORS_NAME = "embeddings.safetensors"
 MANIFEST_NAME = "shard.json"
 #: Arrays that every shard has, and those that only some have.

@@ -33,7 +33,7 @@ class Attribution:
         float32, shape ``(8,)``: the score by each modality alone, at its number; -inf where it is
         missing or does not count.
     spans
-        float32, shape ``(n_query_tokens, 6)``: where in its source each winner comes from (see
+        float32, shape ``(n_query_tokens, 7)``: where in its source each winner comes from (see
         `TokenEmbeddings`), NaN where that is not known; None if it is for none.
     """
 

@@ -102,10 +102,10 @@ def _check_companions(embeddings: TokenEmbeddings) -> None:
             "is negative or not finite",
             "give one finite float32 scale for each vector",
         )
-    if spans is not None and (spans.dtype != np.float32 or spans.shape != (tokens, 6)):
+    if spans is not None and (spans.dtype != np.float32 or spans.shape != (tokens, 7)):
         raise broken(
             f"spans are {spans.dtype} of shape {spans.shape} for {tokens} vectors",
-            f"give float32 of shape ({tokens}, {6})",
+            f"give float32 of shape ({tokens}, 7)",
         )
 
 

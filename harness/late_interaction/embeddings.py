@@ -17,7 +17,7 @@ from harness.types import Modality
 __all__ = ["SPAN_FIELDS", "NonFiniteError", "TokenEmbeddings"]
 
 #: Columns of `TokenEmbeddings.spans`.
-SPAN_FIELDS = ("start", "end", "left", "top", "right", "bottom")
+SPAN_FIELDS = ("start", "end", "left", "top", "right", "bottom", "frame")
 
 #: Vectors that are converted together: at 128 dimensions in float32 they take 8 MB.
 _ROWS = 16384
@@ -48,10 +48,11 @@ class TokenEmbeddings:
         float32, shape ``(n_tokens,)``, for int8 vectors, whose values are ``int8 * scale``; else
         None.
     spans
-        float32, shape ``(n_tokens, 6)``, or None: where in its source each token comes from, as
+        float32, shape ``(n_tokens, 7)``, or None: where in its source each token comes from, as
         `SPAN_FIELDS`. ``start`` and ``end`` are seconds of video or audio, or characters of a
-        text; the others are the box of an image patch as fractions of width and height. NaN where
-        it does not apply.
+        text; the next four are the box of an image patch as fractions of width and height;
+        ``frame`` is the number of the frame in its video, or of the image among those of the
+        document, from 0 (the first one, if a token covers several). NaN where it does not apply.
 
     Raises
     ------
@@ -139,7 +140,7 @@ class TokenEmbeddings:
         modality_ids
             Integers, shape ``(batch, length)``: modality numbers; 0 for tokens of none.
         spans
-            float32, shape ``(batch, length, 6)``: see the class.
+            float32, shape ``(batch, length, 7)``: see the class.
         keep_unassigned
             Keep tokens of number 0 as a segment ``NO_MODALITY``; else they are dropped.
 

@@ -100,7 +100,9 @@ class ClamrPrompt(Prompt):
         return self._media(
             Modality.VIDEO,
             marks,
-            lambda built: built.add_video(self.ids(marks)[1], patches, content.seconds),
+            lambda built: built.add_video(
+                self.ids(marks)[1], patches, content.seconds, content.numbers
+            ),
         )
 
     def _sound(self, content: Content) -> Callable[[TokensBuilder], None] | None:

@@ -8,19 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from harness.media import LoadedDocument
+from harness.media import Frames, LoadedDocument
 from harness.types import Modality
 from retrievers.clip.settings import ClipSettings
 from retrievers.clip.texts import Window
 from retrievers.clip.towers import Prepared, Towers
 
-#: A span is ``(start, end, left, top, right, bottom)``; a whole frame or image has this box.
+#: A span is ``(start, end, left, top, right, bottom, frame)``; a whole frame or image has this box.
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
-_NO_BOX = (math.nan,) * 4
+_NO_BOX = (math.nan,) * 5
 
 Span = tuple[float, ...]
 
@@ -77,10 +75,10 @@ class Cutter:
         """Return the pieces of a document; none if there is nothing to read."""
         pieces = []
         if loaded.frames is not None and len(loaded.frames):
-            pieces.append(self._video(loaded.frames.pixels, loaded.frames.seconds.tolist()))
+            pieces.append(self._video(loaded.frames))
         if loaded.images:
             # Pictures of a document need not show one thing, as the frames of a video do.
-            spans = [(math.nan, math.nan, *_WHOLE)] * len(loaded.images)
+            spans = [(math.nan, math.nan, *_WHOLE, number) for number in range(len(loaded.images))]
             inputs = self._towers.prepare(loaded.images)
             pieces.append(Piece(Modality.IMAGE, inputs, "each", spans))
         for modality, text in loaded.document.texts.items():
@@ -93,12 +91,15 @@ class Cutter:
             pieces.append(self._text(modality, windows))
         return pieces
 
-    def _video(self, frames: NDArray[np.uint8], seconds: list[float]) -> Piece:
-        pooling = self._settings.frames_as
-        spans: list[Span] = [(second, second, *_WHOLE) for second in seconds]
+    def _video(self, frames: Frames) -> Piece:
+        pooling, seconds = self._settings.frames_as, frames.seconds.tolist()
+        spans: list[Span] = [
+            (second, second, *_WHOLE, number)
+            for second, number in zip(seconds, frames.numbers.tolist(), strict=True)
+        ]
         if pooling != "each":
-            spans = [(seconds[0], seconds[-1], *_WHOLE)]
-        return Piece(Modality.VIDEO, self._towers.prepare(list(frames)), pooling, spans)
+            spans = [(seconds[0], seconds[-1], *_WHOLE, math.nan)]
+        return Piece(Modality.VIDEO, self._towers.prepare(list(frames.pixels)), pooling, spans)
 
     def _text(self, modality: Modality, windows: list[Window]) -> Piece:
         if self._settings.long_texts == "cut":

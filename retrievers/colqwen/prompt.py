@@ -101,10 +101,14 @@ class ColQwenPrompt(Prompt):
         if self.settings.frames_as == "video" and len(content.frames):
             made.append(self._video(content))
         else:
-            shown = [*content.seconds, *[math.nan] * len(content.frames)]
-            for frame, second in zip(content.frames, shown, strict=False):
-                made.append(self._page(frame, Modality.VIDEO, second))
-        made += [self._page(image, Modality.IMAGE) for image in content.images]
+            unknown = [math.nan] * len(content.frames)
+            places = zip([*content.seconds, *unknown], [*content.numbers, *unknown], strict=False)
+            for frame, place in zip(content.frames, places, strict=False):
+                made.append(self._page(frame, Modality.VIDEO, *place))
+        made += [
+            self._page(image, Modality.IMAGE, number=number)
+            for number, image in enumerate(content.images)
+        ]
         sound = self._sound(content)
         made += [] if sound is None else [sound]
         made += [
@@ -115,21 +119,27 @@ class ColQwenPrompt(Prompt):
         return made
 
     def _page(
-        self, frame: NDArray[np.uint8], modality: Modality, second: float = math.nan
+        self,
+        frame: NDArray[np.uint8],
+        modality: Modality,
+        second: float = math.nan,
+        number: float = math.nan,
     ) -> Tokens:
         patches, marks = self.patches([frame]), self.form.image
         place, flat = self.ids(marks)[1], self.settings.compat
         return self._wrapped(
             modality,
             marks,
-            lambda built: built.add_still(place, patches, modality, second, flat=flat),
+            lambda built: built.add_still(place, patches, modality, second, number, flat=flat),
         )
 
     def _video(self, content: Content) -> Tokens:
         patches, marks = self.patches(content.frames), self.form.video
         place = self.ids(marks)[1]
         return self._wrapped(
-            Modality.VIDEO, marks, lambda built: built.add_video(place, patches, content.seconds)
+            Modality.VIDEO,
+            marks,
+            lambda built: built.add_video(place, patches, content.seconds, content.numbers),
         )
 
     def _sound(self, content: Content) -> Tokens | None:

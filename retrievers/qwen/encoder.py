@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from harness.training.plan import Blueprint
     from retrievers.qwen.backbone import LateInteraction
     from retrievers.qwen.engine import Engine
     from retrievers.qwen.loading import Weights
@@ -138,6 +139,12 @@ class QwenEncoder(Encoder):
             return None
         prompt = self.engine.prompt
         return [prompt.vocabulary.spell(number) for number in prompt.query(query.text).ids.tolist()]
+
+    def blueprint(self) -> Blueprint:
+        """Return the architecture, without weights (see `harness.training.plan`)."""
+        from retrievers.qwen.published import blueprint
+
+        return blueprint(self.weights, self.settings, self.family)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -343,6 +350,7 @@ def _content(loaded: LoadedDocument) -> Content:
     return Content(
         frames=() if frames is None else list(frames.pixels),
         seconds=() if frames is None else frames.seconds.tolist(),
+        numbers=() if frames is None else frames.numbers.tolist(),
         images=loaded.images,
         sound=None if sound is None else sound.samples,
         texts=loaded.document.texts,

@@ -17,7 +17,7 @@ from retrievers.qwen.vision import Frames, Patches
 #: The span of a token that stands for no part of the content.
 NOWHERE = (math.nan,) * len(SPAN_FIELDS)
 #: Follows the start and end of a token without a place in a frame.
-_NO_BOX = (math.nan,) * 4
+_NO_FRAME = (math.nan,) * (len(SPAN_FIELDS) - 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +30,8 @@ class Content:
         uint8 RGB, each ``(height, width, 3)``; empty without a video.
     seconds
         When each frame is shown; NaN or shorter where that is unknown.
+    numbers
+        The number of each frame in its video; shorter where that is unknown.
     images
         uint8 RGB, as `frames`; each of its own size.
     sound
@@ -40,6 +42,7 @@ class Content:
 
     frames: Frames = ()
     seconds: Sequence[float] = ()
+    numbers: Sequence[float] = ()
     images: Frames = ()
     sound: NDArray[np.float32] | None = None
     texts: Mapping[Modality, str] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class Tokens:
     modalities
         uint8, shape ``(n,)``: number of the `Modality`, or 0 for the prompt.
     spans
-        float32, shape ``(n, 6)``: where in its source each token comes from (see
+        float32, shape ``(n, 7)``: where in its source each token comes from (see
         `harness.late_interaction.TokenEmbeddings`). NaN for the prompt and the names of modalities.
     patches
         The video or still; None without one.
@@ -113,7 +116,7 @@ class TokensBuilder:
         self, ids: Sequence[int], modality: Modality, ranges: Iterable[tuple[float, float]]
     ) -> None:
         """Append tokens of a text; each stands for a half-open range of its characters."""
-        self._add(ids, modality, [(*pair, *_NO_BOX) for pair in ranges])
+        self._add(ids, modality, [(*pair, *_NO_FRAME) for pair in ranges])
 
     def add_sound(
         self, place: int, mel: NDArray[np.float32], ranges: Sequence[tuple[float, float]]
@@ -122,10 +125,17 @@ class TokensBuilder:
         self._mel = mel
         self.add_text([place] * len(ranges), Modality.AUDIO, ranges)
 
-    def add_video(self, place: int, patches: Patches, seconds: Sequence[float]) -> None:
-        """Append the placeholders of a video, whose frames are shown at `seconds`."""
+    def add_video(
+        self,
+        place: int,
+        patches: Patches,
+        seconds: Sequence[float],
+        numbers: Sequence[float] = (),
+    ) -> None:
+        """Append the placeholders of a video, whose frames `numbers` are shown at `seconds`."""
         self._patches, self._video_start = patches, len(self._ids)
-        self._add([place] * patches.tokens, Modality.VIDEO, list(_cells(patches, seconds)))
+        cells = list(_cells(patches, seconds, numbers))
+        self._add([place] * patches.tokens, Modality.VIDEO, cells)
 
     def add_still(
         self,
@@ -133,16 +143,17 @@ class TokensBuilder:
         patches: Patches,
         modality: Modality,
         second: float = math.nan,
+        number: float = math.nan,
         *,
         flat: bool = False,
     ) -> None:
-        """Append the placeholders of a still: a frame shown at `second`, or an image.
+        """Append the placeholders of a still: frame `number`, shown at `second`, or an image.
 
         With `flat` their positions follow one another.
         """
         self._patches, self._still = patches, True
         self._video_start = -1 if flat else len(self._ids)
-        self._add([place] * patches.tokens, modality, list(_cells(patches, [second])))
+        self._add([place] * patches.tokens, modality, list(_cells(patches, [second], [number])))
 
     def _add(
         self, ids: Sequence[int], modality: Modality | None, spans: list[tuple[float, ...]]
@@ -164,16 +175,19 @@ class TokensBuilder:
         )
 
 
-def _cells(patches: Patches, seconds: Sequence[float]) -> Iterator[tuple[float, ...]]:
-    """Yield the span of each video token: the times of its first and last frame, and its box."""
+def _cells(
+    patches: Patches, seconds: Sequence[float], numbers: Sequence[float]
+) -> Iterator[tuple[float, ...]]:
+    """Yield the span of each video token: times of its first and last frame, box, frame."""
     times, height, width = patches.grid
     rows, columns = height // patches.merge, width // patches.merge
     for time in range(times):
         shown = seconds[time * patches.temporal : (time + 1) * patches.temporal]
         start, end = (shown[0], shown[-1]) if len(shown) else (math.nan, math.nan)
+        number = next(iter(numbers[time * patches.temporal :]), math.nan)
         for row in range(rows):
             for column in range(columns):
                 yield (
                     start, end,
-                    column / columns, row / rows, (column + 1) / columns, (row + 1) / rows,
+                    column / columns, row / rows, (column + 1) / columns, (row + 1) / rows, number,
                 )  # fmt: skip

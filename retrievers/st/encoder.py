@@ -13,6 +13,7 @@ import numpy as np
 from harness.encoder import Encoder
 from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
+from harness.late_interaction.embeddings import SPAN_FIELDS
 from harness.media import LoadedDocument, MediaLoader
 from harness.plugin import About
 from harness.retriever import Capabilities
@@ -31,7 +32,7 @@ VERSION = 1
 
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
 
-#: A modality of a document with its vectors ``(n, dim)`` and their spans ``(n, 6)``.
+#: A modality of a document with its vectors ``(n, dim)`` and their spans ``(n, 7)``.
 Part = tuple[Modality, "NDArray[np.float32]", "NDArray[np.float32]"]
 
 
@@ -143,20 +144,24 @@ class FrameEncoder(Encoder):
                 made = [next(found) for _ in seconds]
                 vectors = images.pooled(made)
                 shown = (
-                    [(seconds[0], seconds[-1], *_WHOLE)]
+                    [(seconds[0], seconds[-1], *_WHOLE, np.nan)]
                     if images.pools
                     else [
-                        (second, second, *_WHOLE)
-                        for second, each in zip(seconds, made, strict=True)
+                        (second, second, *_WHOLE, number)
+                        for second, number, each in zip(
+                            seconds, loaded.frames.numbers.tolist(), made, strict=True
+                        )
                         for _ in each
                     ]
                 )
                 parts[place].append((Modality.VIDEO, vectors, np.asarray(shown, np.float32)))
             if loaded.images:
                 # Pictures of a document need not show one thing, as the frames of a video do.
-                vectors = np.concatenate([next(found) for _ in loaded.images])
-                spans = np.full((len(vectors), 6), np.nan, np.float32)
-                spans[:, 2:] = _WHOLE
+                made = [next(found) for _ in loaded.images]
+                vectors = np.concatenate(made)
+                spans = np.full((len(vectors), len(SPAN_FIELDS)), np.nan, np.float32)
+                spans[:, 2:6] = _WHOLE
+                spans[:, 6] = np.repeat(np.arange(len(made)), [len(each) for each in made])
                 parts[place].append((Modality.IMAGE, vectors, spans))
         self._computing += time.perf_counter() - begun
 

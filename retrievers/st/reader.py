@@ -167,7 +167,7 @@ class Reader:
     def documents(
         self, texts: Sequence[tuple[Modality, str]]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Return vectors ``(n, dim)`` and their spans ``(n, 6)`` for texts of documents."""
+        """Return vectors ``(n, dim)`` and their spans ``(n, 7)`` for texts of documents."""
         plain = [text for _, text in texts]
         read = self._prompts.readers["document"].read(plain)
         for (modality, _), each in zip(texts, read, strict=True):

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from harness.late_interaction.embeddings import SPAN_FIELDS
+
 Task = Literal["query", "document"]
 
 #: The prompts that the library looks for if none is asked for, in their order.
@@ -126,7 +128,7 @@ class TextReader:
 
 def no_place() -> tuple[float, ...]:
     """Return the span of what comes from no part of its source."""
-    return (math.nan,) * 6
+    return (math.nan,) * len(SPAN_FIELDS)
 
 
 def _input_module(model: Any, task: Task) -> Any:
