@@ -338,6 +338,20 @@ def test_a_plan_says_what_it_takes(bench: Command, command: list[str], tmp_path:
     assert not (tmp_path / "trained").exists()
 
 
+def test_the_plan_of_the_paper_needs_no_weights(bench: Command, command: list[str]) -> None:
+    shown = bench(*command[:4], "clamr", "--recipe", "a100-qlora", "--plan")
+    assert shown.status == 0, shown.err
+    assert "239,747,072 parameters in 506 tensors" in shown.out
+
+
+def test_an_encoder_that_lacks_a_part_is_told_which(
+    bench: Command, command: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bag.py"
+    path.write_text(path.read_text().replace("def save(", "def keep("))
+    bench(*command).fails("declares `trainable`", "asks for: save")
+
+
 def test_figures_go_to_a_tracker(
     bench: Command, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

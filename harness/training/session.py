@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
+from inspect import getattr_static
 from pathlib import Path
+from typing import cast
 
 import yaml
 
@@ -40,13 +42,19 @@ def trainable(retriever: Retriever) -> tuple[EncoderRetriever, Trainable]:
             f"retriever {retriever.address!r} cannot be trained: that takes an encoder that says "
             "how its embeddings are made with gradients (docs/add-a-retriever.md)."
         )
-    if not isinstance(retriever.encoder, Trainable):
+    encoder, lacks = retriever.encoder, []
+    for name in ("module", "lora_targets", "forward_queries", "forward_documents", "save"):
+        try:
+            # Static: to ask for `module` itself would load the weights.
+            getattr_static(encoder, name)
+        except AttributeError:
+            lacks.append(name)
+    if lacks:
         raise PluginError(
-            f"retriever {retriever.address!r} declares `trainable`, but lacks a part of "
-            "harness.encoder.Trainable: module, lora_targets, forward_queries, forward_documents "
-            "and save."
+            f"retriever {retriever.address!r} declares `trainable`, but lacks what "
+            f"harness.encoder.Trainable asks for: {', '.join(lacks)}."
         )
-    return retriever, retriever.encoder
+    return retriever, cast("Trainable", encoder)
 
 
 def train(
