@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINS := --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-slow lint format bench docs schema leaderboard lock wheel clean
+.PHONY: help demo demo-models install test test-slow test-realdata lint format bench docs schema leaderboard lock wheel clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,17 @@ demo: $(VENV)/.core ## Install the light core and run the main job on the genera
 	$(BIN)/clamr-bench run --task multivent/sample --output demo/results \
 		--retriever random --retriever bm25-asr --retriever bm25-ocr \
 		--retriever bm25-description --retriever bm25-text
+	$(BIN)/clamr-bench leaderboard --output demo/results
+
+demo-models: $(VENV)/.all ## The same with the tiny trained models of every family and fusions of them
+	$(BIN)/clamr-bench run --task multivent/sample --output demo/results \
+		--retriever random --retriever bm25-text --retriever clip/tiny --retriever colqwen/tiny \
+		--retriever clamr-pooled/tiny --retriever clamr/tiny
+	$(BIN)/clamr-bench run --task multivent/sample --output demo/results --retriever fused \
+		--set fused.method=mean \
+		--set 'fused.parts=[clip/tiny@video, clip/tiny@asr, clip/tiny@ocr, clip/tiny@description]'
+	$(BIN)/clamr-bench run --task multivent/sample --output demo/results --retriever fused \
+		--set 'fused.parts=[clamr/tiny, bm25-text]'
 	$(BIN)/clamr-bench leaderboard --output demo/results
 
 install: $(VENV)/.all ## Install everything for development
@@ -56,6 +67,9 @@ bench: $(VENV)/.all ## Run the benchmarks side by side with the peers (benchmark
 	$(BIN)/python benchmarks/bm25.py --save
 	$(BIN)/python benchmarks/evaluation.py --save
 	$(BIN)/python benchmarks/prepare.py --save
+	$(BIN)/python benchmarks/maxsim.py --save
+	$(BIN)/python benchmarks/encode.py --save
+	$(BIN)/python benchmarks/train_loss.py --save
 	$(BIN)/python benchmarks/write_report.py
 
 docs: $(VENV)/.all ## Write the generated documents (JSON Schemas)

@@ -67,6 +67,8 @@ class Encoder(Plugin, ABC):
     weights_help: ClassVar[str] = ""
     #: Whether the weights in use were never trained; such runs are saved but never listed.
     untrained: bool = False
+    #: The folder that says how weights that come with the encoder were trained.
+    trained_in: Path | None = None
     #: Whether each vector of a document belongs to one modality, so that a search can leave some
     #: out. Not so for a single vector of all modalities together.
     masks: ClassVar[bool] = True
@@ -193,7 +195,8 @@ class EncoderRetriever(Retriever):
             "__module__": encoder.__module__,
             "encoder_class": encoder,
             "about": encoder.about,
-            "capabilities": replace(encoder.capabilities, explains=True),
+            # What cannot be told apart by modality cannot be explained by it.
+            "capabilities": replace(encoder.capabilities, explains=encoder.masks),
             "Settings": encoder.Settings,
             "api_version": encoder.api_version,
             "weights_help": encoder.weights_help,
@@ -205,6 +208,11 @@ class EncoderRetriever(Retriever):
     def untrained(self) -> bool:
         """Whether the encoder's weights were never trained, as far as is known by now."""
         return self.encoder.untrained
+
+    @property
+    def training(self) -> Path | None:
+        """The folder that says how the weights were trained, if clamr-bench trained them."""
+        return self.encoder.trained_in or super().training
 
     def close(self) -> None:
         """Let the encoder give back what it holds."""
@@ -273,9 +281,13 @@ class EncoderRetriever(Retriever):
 
         Raises
         ------
+        CapabilityError
+            If a document's vector is of all modalities together.
         UsageError
             If a document was not indexed.
         """
+        if not self.capabilities.explains:
+            return super().explain(queries, documents, modalities)
         if not queries or self._scored is None:
             return [[] for _ in queries]
         encoded = self._encoded(queries)

@@ -22,7 +22,7 @@ from retrievers.clip.settings import ClipSettings, SiglipSettings
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.encoder import check_installed
 from retrievers.qwen.kept import Kept
-from retrievers.qwen.shipped import place, read
+from retrievers.qwen.shipped import card_of, place, read
 from retrievers.qwen.source import sha256
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Clip(Encoder):
                 f"({TINY}); leave the setting out."
             )
         self.untrained = weights == TINY and self._shipped is None
+        self.trained_in = card_of(self._shipped)
         self._kept: Kept[list[Piece]] = Kept(_bytes)
         self._computing = 0.0
 

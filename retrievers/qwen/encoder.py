@@ -22,7 +22,7 @@ from retrievers.qwen.form import Family, Form
 from retrievers.qwen.kept import Kept
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.settings import QwenSettings
-from retrievers.qwen.shipped import place
+from retrievers.qwen.shipped import card_of, place
 from retrievers.qwen.source import sha256
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class QwenEncoder(Encoder):
         self._kept: Kept[list[Tokens]] = Kept(_bytes)
         built_in = weights in self.family.built_in
         self.untrained = built_in and self._shipped is None
+        self.trained_in = card_of(self._shipped)
         if built_in and (settings.base or settings.projection):
             raise UsageError(
                 f"{name}/{weights} is whole: leave the settings base and projection out."

@@ -7,6 +7,7 @@ tokens, so that a plan needs no network and no download of 7 GB.
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def _architecture(address: str, settings: QwenSettings, family: Family) -> tuple
         )
     form, values = _KNOWN[address]
     with quiet():
-        return form, AutoConfig.for_model(**values)
+        # transformers fills in what it is given.
+        return form, AutoConfig.for_model(**deepcopy(values))
 
 
 def _tokens(model: LateInteraction, settings: QwenSettings) -> int:

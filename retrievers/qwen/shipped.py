@@ -2,7 +2,8 @@
 
 ``retrievers/FAMILY/weights/RETRIEVER-NAME.safetensors`` holds those of ``RETRIEVER/NAME``, such as
 ``retrievers/clamr/weights/clamr-pooled-tiny.safetensors``. Without its file a built-in model is
-drawn from a seed, and untrained.
+drawn from a seed, and untrained. A folder of the same name beside it holds what `clamr-bench train`
+wrote about the training.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import PluginError
+from harness.workspace import TRAINING_NAME
 from retrievers.qwen.names import listed
 from retrievers.qwen.source import headers, opened
 
@@ -31,6 +33,12 @@ class _Built(Protocol):
 def place(family: str, retriever: str, weights: str) -> Path:
     """Return where the weights of an address lie, or would lie."""
     return ROOT / family / "weights" / f"{retriever}-{weights}.safetensors"
+
+
+def card_of(file: Path | None) -> Path | None:
+    """Return the folder beside shipped weights that says how they were trained."""
+    folder = None if file is None else file.with_suffix("")
+    return folder if folder is not None and (folder / TRAINING_NAME).is_file() else None
 
 
 def write_builtin(encoder: _Built, path: Path) -> None:
