@@ -20,7 +20,7 @@ from harness.errors import DataError, PluginError, UsageError
 from harness.late_interaction import TokenEmbeddings, max_sim
 from harness.results import ResultsStore
 from harness.types import Document, Media, Modality, Query
-from retrievers.clip.batches import Batches
+from retrievers.batches import Batches
 from retrievers.clip.encoder import Clip
 from retrievers.clip.pieces import pooled
 from tests.clip_cases import TYPES, clip, documents, encoder, pictures, saved, siglip, write
@@ -230,40 +230,40 @@ def test_media_expected_are_decoded_ahead_and_the_parts_of_time_are_told(tmp_pat
 # -------------------------------------------------------------------------- batches
 
 
-def numbered(batch: Sequence[int]) -> torch.Tensor:
-    return torch.tensor(batch, dtype=torch.float32)[:, None]
+def numbered(batch: Sequence[int]) -> list[int]:
+    return list(batch)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 12))
 def test_batches_keep_the_order(lengths: list[int], most: int) -> None:
     batches = Batches(torch.device("cpu"), most)
     found = batches.run(numbered, list(range(len(lengths))), lengths)
-    assert found[:, 0].tolist() == list(range(len(lengths)))
+    assert found == list(range(len(lengths)))
 
 
 def test_out_of_memory_halves_the_batch_and_stays_there(caplog: pytest.LogCaptureFixture) -> None:
     batches, sizes = Batches(torch.device("cpu"), 16), []
 
-    def short(batch: Sequence[int]) -> torch.Tensor:
+    def short(batch: Sequence[int]) -> list[int]:
         sizes.append(len(batch))
         if len(batch) > 5:
             raise torch.OutOfMemoryError("no room")
         return numbered(batch)
 
-    assert batches.run(short, list(range(20)), [1] * 20)[:, 0].tolist() == list(range(20))
+    assert batches.run(short, list(range(20)), [1] * 20) == list(range(20))
     assert sizes == [16, 8, 4, 4, 4, 4, 4]
     assert "batch_inputs" in caplog.text
     sizes.clear()
     batches.run(short, list(range(8)), [1] * 8)
     assert sizes == [4, 4]
 
-    def never(batch: Sequence[int]) -> torch.Tensor:
+    def never(batch: Sequence[int]) -> list[int]:
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(PluginError, match="does not fit into the memory of cpu"):
         batches.run(never, [1, 2], [1, 1])
 
-    def broken(batch: Sequence[int]) -> torch.Tensor:
+    def broken(batch: Sequence[int]) -> list[int]:
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):

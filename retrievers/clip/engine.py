@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.errors import PluginError
-from retrievers.clip.batches import Batches
+from retrievers.batches import Batches
 from retrievers.clip.pieces import Cutter, Piece, vectors_of
 from retrievers.clip.settings import ClipSettings
 from retrievers.clip.towers import Towers
@@ -31,16 +31,22 @@ class Engine:
     def __init__(self, towers: Towers, settings: ClipSettings, losses: Counter[str]) -> None:
         self.towers = towers
         self.cutter = Cutter(towers, settings, losses)
-        self.batches = Batches(towers.device, settings.batch_inputs)
+        # A GPU of 24 GB holds 256 images of the largest of these models with ease.
+        self.batches = Batches(towers.device, settings.batch_inputs, on_gpu=256)
 
     def encode(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
         """Return the vectors of each piece, on the CPU (see `vectors_of`)."""
 
         def run(are_images: bool, inputs: Sequence[Any]) -> torch.Tensor:
             towers = self.towers
-            if are_images:
-                return self.batches.run(towers.forward_images, inputs, [1] * len(inputs))
-            return self.batches.run(towers.forward_texts, inputs, list(map(len, inputs)))
+            forward = towers.forward_images if are_images else towers.forward_texts
+            lengths = [1 if are_images else len(each) for each in inputs]
+
+            def rows(batch: list[Any]) -> list[torch.Tensor]:
+                with torch.inference_mode():
+                    return list(forward(batch).cpu())
+
+            return torch.stack(self.batches.run(rows, inputs, lengths))
 
         return vectors_of(pieces, run)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from harness.errors import PluginError
 from harness.types import Modality
+from retrievers.batches import out_of_memory
 from retrievers.qwen.backbone import LateInteraction
 from retrievers.qwen.prompt import Prompt
 from retrievers.qwen.sequence import Tokens
@@ -127,7 +128,7 @@ class Engine:
                 with torch.inference_mode():
                     vectors = self.forward([sequences[index] for index in group]).cpu().numpy()
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 rest = [index for each in waiting for index in each]
                 waiting = self._halved([*group, *rest], group, sequences)
@@ -171,8 +172,3 @@ def grouped(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         size = max(1, budget // max(1, lengths[order[0]]))
         yield order[:size]
         order = order[size:]
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that memory was short: of a GPU, or of this machine."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

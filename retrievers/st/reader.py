@@ -13,7 +13,7 @@ from sentence_transformers.base.modality import infer_modality
 
 from harness.errors import PluginError, UsageError
 from harness.types import Modality
-from retrievers.st.batches import Batches
+from retrievers.batches import Batches
 from retrievers.st.settings import FrameSettings, Kind, PromptSettings, SentenceSettings
 from retrievers.st.texts import Read, Task, TextReader, no_place
 

@@ -169,7 +169,7 @@ class SparseModel:
     """
 
     def __init__(self, name: str, model: Any, settings: SparseSettings) -> None:
-        from retrievers.st.batches import Batches
+        from retrievers.batches import Batches
         from retrievers.st.reader import Prompts, similarity_of
 
         self._name, self._model = name, model

@@ -10,10 +10,10 @@ import torch
 
 from harness.errors import PluginError
 
-#: Default batches. A CPU is quickest where activations stay in its caches.
-_GPU_INPUTS, _CPU_INPUTS = 64, 16
+#: Default batch of a CPU: it is quickest where activations stay in its caches.
+_CPU_INPUTS = 16
 
-log = logging.getLogger("clamr_bench.sentence_transformers")
+log = logging.getLogger("clamr_bench.models")
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -27,12 +27,14 @@ class Batches:
     device
         Where the model is.
     most
-        Most inputs of a batch; None for the device's default.
+        Most inputs of a batch; None for the default of the device.
+    on_gpu
+        That of a GPU.
     """
 
-    def __init__(self, device: torch.device, most: int | None = None) -> None:
+    def __init__(self, device: torch.device, most: int | None = None, on_gpu: int = 64) -> None:
         self._device = device
-        self.most = most or (_CPU_INPUTS if device.type == "cpu" else _GPU_INPUTS)
+        self.most = most or (_CPU_INPUTS if device.type == "cpu" else on_gpu)
 
     def run(
         self,
@@ -56,7 +58,7 @@ class Batches:
             try:
                 made = encode([inputs[index] for index in batch])
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(len(batch))
                 continue
@@ -79,6 +81,6 @@ class Batches:
         )  # fmt: skip
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error means that memory was short: of a GPU, or of this machine."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
