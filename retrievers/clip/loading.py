@@ -6,7 +6,7 @@ tensors of the files become the model's. None can stay at random, and none is le
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -61,7 +61,7 @@ def place_of(settings: ClipSettings) -> Place:
     if settings.device == "spread":
         raise UsageError("device = 'spread': these models fit on one device; give auto or cuda:N.")
     # It reads `device` and `dtype`, which these settings have too.
-    return Place.of(cast("Any", settings))
+    return Place.of(settings)
 
 
 def check_type(source: Source, family: Family) -> str:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -36,6 +36,18 @@ _COLQWEN2_NAMES = {r"^vlm\.model\.(layers|embed_tokens|norm)\.": r"vlm.language_
 _PROBED = 16
 
 
+class Placed(Protocol):
+    """Settings that say where a model goes."""
+
+    @property
+    def device(self) -> str:
+        """``auto``, ``cpu``, ``cuda:1``, ``spread``."""
+
+    @property
+    def dtype(self) -> str:
+        """``auto``, or a type of torch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a model is loaded to, and in which precision."""
@@ -44,7 +56,7 @@ class Place:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, settings: QwenSettings) -> Place:
+    def of(cls, settings: Placed) -> Place:
         """Return the place that the settings ask for.
 
         Raises

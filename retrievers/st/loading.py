@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import sentence_transformers
 from safetensors import SafetensorError
@@ -40,7 +40,7 @@ def place_of(settings: ModelSettings) -> Place:
     if settings.device == "spread":
         raise UsageError("device = 'spread': these models go on one device; give auto or cuda:N.")
     # It reads `device` and `dtype`, which these settings have too.
-    return Place.of(cast("Any", settings))
+    return Place.of(settings)
 
 
 def load(source: ModelSource, kind: Kind, settings: ModelSettings) -> Any:
