@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("3b", "tiny"), default="3b")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE")
-    parser.add_argument("--save", action="store_true", help="write results/gpu_train.json")
+    parser.add_argument("--save", action="store_true", help="write gpu_train.json beside this")
     arguments = parser.parse_args()
     cuda = torch.cuda.is_available()
     with tempfile.TemporaryDirectory(prefix="clamr-bench-") as name:
@@ -94,7 +94,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=1))
     if arguments.save:
-        path = Path(__file__).parent / "results/gpu_train.json"
+        path = Path(__file__).with_suffix(".json")
         written = {**figures, "environment": environment().model_dump(mode="json")}
         path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
