@@ -61,7 +61,7 @@ def record(
         task_version=task.about.version,
         data_fingerprint=data.fingerprint,
         documents=len(data.documents),
-        queries=sum(map(len, data.queries.values())),
+        queries=len({query.id for row in data.queries.values() for query in row}),
         dropped_documents=len(data.dropped.documents),
         dropped_queries=len(data.dropped.queries),
         started_from=retriever.address,
