@@ -65,7 +65,8 @@ def test_winners_are_the_exact_parts_of_the_score(
             won = winners(query, document, scoring)
             assert won.score == scores[q, d]
             if len(won.tokens) and won.score > -np.inf:
-                assert won.score == np.float32(won.parts.sum())
+                # Each part is divided by itself: a sum at the border of two float32 may go over it.
+                assert abs(won.score - won.parts.sum()) <= np.spacing(np.float32(abs(won.score)))
             wide = document.widen(0, len(document.vectors)).astype(np.float64)
             asked = query.widen(0, len(query.vectors)).astype(np.float64)
             for vector, token, number, similarity in zip(

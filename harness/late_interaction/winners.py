@@ -40,7 +40,7 @@ class Winners:
         float64, shape ``(n_query_tokens,)``: what each adds to the score: `similarities`, divided
         by the number of query tokens if the scoring normalises.
     score
-        The sum of `parts`, rounded to float32: the very score that `max_sim` gives.
+        The very score that `max_sim` gives: the sum of `parts` to the last bit of float32.
     """
 
     tokens: NDArray[np.int64]
