@@ -38,3 +38,12 @@ def test_settings_are_shown_as_they_are_written(bench: Command) -> None:
     assert "mean | max | zscore | minmax | rrf" in out
     assert "fail | skip-modality | skip-document | none" in out
     assert "FieldInfo" not in out
+
+
+def test_settings_of_what_a_command_does_not_run_are_refused(bench: Command, v1: Path) -> None:
+    for command in (
+        ("retrievers", "--task", "multivent/v1"),
+        ("data", "prepare", "multivent/v1", "--source", str(v1)),
+        ("run", "--task", "multivent/v1", "--retriever", "random"),
+    ):
+        bench(*command, "--set", "bm25-asr.k1=2").fails("settings are given for 'bm25-asr'")

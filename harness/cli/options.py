@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,10 +66,29 @@ ResultsOption = Annotated[
 ]
 
 
+def check_names(settings: Collection[str], known: Collection[str]) -> None:
+    """Refuse settings of a task or retriever that a command has nothing to do with.
+
+    Raises
+    ------
+    UsageError
+        Naming it, and the nearest name.
+    """
+    from harness.errors import UsageError, did_you_mean
+
+    for name in settings:
+        if name not in known:
+            raise UsageError(
+                f"settings are given for {name!r}, which this command does not run (it runs "
+                f"{', '.join(sorted(known))}).{did_you_mean(name, known)}"
+            )
+
+
 def task_of(address: str, assignments: Sequence[str] | None) -> Task:
     """Make the task at `address` with what ``--set`` says of its name or its whole address."""
     from harness.registry import TASKS, make_task
     from harness.settings import parse_assignments
 
     name, given = TASKS.find(address).name, parse_assignments(assignments or [])
+    check_names(given, {name, address})
     return make_task(address, {**given.get(name, {}), **given.get(address, {})})

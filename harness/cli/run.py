@@ -13,6 +13,7 @@ from harness.cli.options import (
     DataOption,
     ResultsOption,
     SettingsOption,
+    check_names,
     complete_retrievers,
     complete_tasks,
 )
@@ -106,7 +107,8 @@ def run_command(
     results = chosen.output or results_folder()
     tasks = [(a, TASKS.find(a).name) for a in chosen.tasks]
     found = [(a, RETRIEVERS.find(a)) for a in chosen.retrievers]
-    _check_names(chosen.settings, [*tasks, *((a, one.name) for a, one in found)])
+    pairs = [*tasks, *((a, one.name) for a, one in found)]
+    check_names(chosen.settings, {name for pair in pairs for name in pair})
     known = [one.plugin.Settings.model_fields for _, one in found]
     if chosen.on_damaged and not any("on_damaged" in fields for fields in known):
         raise UsageError(
@@ -199,15 +201,3 @@ def _label(run: SavedRun) -> str:
         changed.append(result.options.restriction)
     label = result.retriever.address
     return f"{label} ({', '.join(changed)})" if changed else label
-
-
-def _check_names(settings: dict[str, dict[str, object]], known: list[tuple[str, str]]) -> None:
-    from harness.errors import UsageError, did_you_mean
-
-    names = sorted({word for pair in known for word in pair})
-    for name in settings:
-        if name not in names:
-            raise UsageError(
-                f"settings are given for {name!r}, which this command does not run (it runs "
-                f"{', '.join(names)}).{did_you_mean(name, names)}"
-            )

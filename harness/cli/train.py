@@ -13,6 +13,7 @@ from harness.cli.options import (
     DataOption,
     ResultsOption,
     SettingsOption,
+    check_names,
     complete_retrievers,
     complete_tasks,
 )
@@ -91,13 +92,7 @@ def train_command(
     if task is None or retriever is None:
         raise UsageError("name what to train, by --retriever, and on what, by --task.")
     found, about = RETRIEVERS.find(retriever), TASKS.find(task)
-    known = {task, about.name, retriever, found.name}
-    for name in given:
-        if name not in known:
-            raise UsageError(
-                f"settings are given for {name!r}; this command has recipe, "
-                f"{', '.join(sorted(known))}."
-            )
+    check_names(given, {task, about.name, retriever, found.name, "recipe"})
     made_task = make_task(task, {**given.get(about.name, {}), **given.get(task, {})})
     settings = _settings(found, retriever, chosen, given)
     made = make_retriever(retriever, settings)
