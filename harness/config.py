@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from harness.coverage import DamagePolicy
 from harness.errors import UsageError
 from harness.retriever import DEFAULT_MEMORY
-from harness.settings import parse_model
+from harness.settings import given_to, parse_model
 from harness.types import Modality
 
 #: Least ``--memory``: one document of 2,048 tokens takes 1 MB at 128 dimensions, in each thread.
@@ -86,7 +86,7 @@ class RunConfig(BaseModel):
         """
         shared = {"on_damaged": self.on_damaged}
         asked = {key: value for key, value in shared.items() if value and key in known}
-        return {**asked, **self.settings.get(name, {}), **self.settings.get(address, {})}
+        return {**asked, **given_to(self.settings, name, address)}
 
     @classmethod
     def make(cls, file: Path | None, flags: Mapping[str, Any]) -> RunConfig:

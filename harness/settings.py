@@ -96,6 +96,11 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     return parsed
 
 
+def given_to(settings: Mapping[str, Mapping[str, Any]], name: str, address: str) -> dict[str, Any]:
+    """Return what is given for a plugin, by its name or, going before that, its whole address."""
+    return {**settings.get(name, {}), **settings.get(address, {})}
+
+
 def describe_settings(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
     """List ``(key, type, default, description)`` of every setting, for ``--help``-like tables."""
     return [

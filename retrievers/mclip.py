@@ -10,9 +10,10 @@ from pydantic import Field
 from harness.errors import PluginError, UsageError
 from harness.plugin import About
 from harness.retriever import Capabilities
+from retrievers.model_settings import READS
 from retrievers.st.checks import TINY, check_installed
 from retrievers.st.encoder import FrameEncoder
-from retrievers.st.settings import READS, FrameSettings
+from retrievers.st.settings import FrameSettings
 
 if TYPE_CHECKING:
     from retrievers.st.reader import Reader

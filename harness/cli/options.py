@@ -87,8 +87,8 @@ def check_names(settings: Collection[str], known: Collection[str]) -> None:
 def task_of(address: str, assignments: Sequence[str] | None) -> Task:
     """Make the task at `address` with what ``--set`` says of its name or its whole address."""
     from harness.registry import TASKS, make_task
-    from harness.settings import parse_assignments
+    from harness.settings import given_to, parse_assignments
 
     name, given = TASKS.find(address).name, parse_assignments(assignments or [])
     check_names(given, {name, address})
-    return make_task(address, {**given.get(name, {}), **given.get(address, {})})
+    return make_task(address, given_to(given, name, address))

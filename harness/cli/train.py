@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,6 @@ from harness.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from harness.registry import Found
     from harness.retriever import Retriever
     from harness.task import Task
     from harness.team import Team
@@ -76,7 +75,7 @@ def train_command(
     from harness.progress import Progress, terminal_progress
     from harness.registry import RETRIEVERS, TASKS, make_retriever, make_task
     from harness.runner import assist, run
-    from harness.settings import parse_assignments
+    from harness.settings import given_to, parse_assignments
     from harness.team import Team
     from harness.training import recipes
     from harness.workspace import results_folder
@@ -93,8 +92,9 @@ def train_command(
         raise UsageError("name what to train, by --retriever, and on what, by --task.")
     found, about = RETRIEVERS.find(retriever), TASKS.find(task)
     check_names(given, {task, about.name, retriever, found.name, "recipe"})
-    made_task = make_task(task, {**given.get(about.name, {}), **given.get(task, {})})
-    settings = _settings(found, retriever, chosen, given)
+    made_task = make_task(task, given_to(given, about.name, task))
+    own = given_to(given, found.name, retriever)
+    settings = {**chosen.settings.get(found.name, {}), **own}
     made = make_retriever(retriever, settings)
     team = Team.here()
     if plan:
@@ -131,17 +131,6 @@ def train_command(
     else:
         assist(made_task, trained, config, team, progress)
     team.part()
-
-
-def _settings(
-    found: Found[Retriever], address: str, recipe: Recipe, given: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the retriever's settings: the recipe's, and what the user says otherwise."""
-    return {
-        **recipe.settings.get(found.name, {}),
-        **given.get(found.name, {}),
-        **given.get(address, {}),
-    }
 
 
 def _plan(retriever: Retriever, task: Task, data: Path | None, recipe: Recipe, team: Team) -> None:

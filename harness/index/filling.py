@@ -84,22 +84,7 @@ class _Pending:
 class Work(Generic[T]):
     """What is encoded, and how.
 
-    Attributes
-    ----------
-    items
-        The whole collection, in an order that never changes.
-    key
-        Returns the id of an item.
-    encode
-        Makes the embeddings of a batch.
-    batch_size
-        Items of a batch.
-    total
-        Number of items.
-    expect
-        Called with the batch after the next one, before that is encoded.
-    note
-        Returns a remark for the progress.
+    The fields are those of `harness.index.store.EmbeddingStore.fill`.
     """
 
     items: Iterable[T]

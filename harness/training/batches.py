@@ -103,6 +103,7 @@ class Batches:
         items = len(self._pairs) if self._size.queries == 1 else len(self._ids)
         return items / self._size.documents
 
+    @lru_cache(maxsize=2)  # noqa: B019 - a step is asked for twice: ahead, and when it comes
     def batch(self, step: int) -> list[Batch]:
         """Return the parts of a step, whose documents are negatives of one another."""
         phase = next(one for one in reversed(self._phases) if one.first <= step)

@@ -40,7 +40,7 @@ class Checkpoint:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the trained tensors by name."""
-        return _read(self.path / _WEIGHTS)
+        return read_weights(self.path)
 
     def restore(
         self, trained: Mapping[str, torch.Tensor], optimiser: torch.optim.Optimizer
@@ -54,7 +54,7 @@ class Checkpoint:
         """
         put(trained, self.weights(), self.path)
         tensors = _read(self.path / _OPTIMISER)
-        values = json.loads((self.path / _STATE).read_text(encoding="utf-8"))["optimiser"]
+        values = self.state["optimiser"]
         optimiser.load_state_dict({
             "state": {
                 int(number): {
@@ -124,12 +124,17 @@ def save(
     for older in folder.glob(f"{_PREFIX}*"):
         if older.name < path.name:
             shutil.rmtree(older, ignore_errors=True)
-    return Checkpoint(path, step, state)
+    return Checkpoint(path, step, written)
 
 
 def write_weights(folder: Path, trained: Mapping[str, torch.Tensor]) -> None:
-    """Write the trained tensors into `folder`, which a `Checkpoint` can be of."""
+    """Write the trained tensors into `folder`."""
     save_file({name: _plain(tensor) for name, tensor in trained.items()}, folder / _WEIGHTS)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return what `write_weights` wrote."""
+    return _read(folder / _WEIGHTS)
 
 
 def newest(folder: Path) -> Checkpoint | None:

@@ -50,11 +50,10 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Training data, what the best weights are chosen on, and what is evaluated in the end."""
+    """Training data, and what the best weights are chosen on."""
 
     train: TrainingData
     validation: Split | None
-    test: Split | None
 
 
 def load(task: Task, recipe: ValidationRecipe, data: Path | None, progress: Progress) -> Splits:
@@ -112,7 +111,7 @@ def load(task: Task, recipe: ValidationRecipe, data: Path | None, progress: Prog
             f"{task.address} has {len(split.queries):,} training queries, but none is left with a "
             "relevant document that is no evaluated one."
         )
-    return Splits(train, validation, test)
+    return Splits(train, validation)
 
 
 def _other(task: Task, name: str, data: Path | None, progress: Progress) -> Split | None:

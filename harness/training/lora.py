@@ -52,7 +52,7 @@ def add_lora(module: nn.Module, targets: Sequence[str], recipe: Recipe) -> list[
         _refuse_quantised(module)
         module.requires_grad_(requires_grad=True)
     else:
-        present = _lora_layers(module)
+        present = lora_layers(module)
         if present:
             _take_up(present, recipe.adapter)
         else:
@@ -107,7 +107,7 @@ def _inject(module: nn.Module, targets: Sequence[str], recipe: Recipe) -> None:
             raise PluginError(
                 f"{type(module).__name__} cannot take LoRA on its lora_targets: {reason}"
             ) from error
-    made = _lora_layers(module)
+    made = lora_layers(module)
     if made.keys() != set(targets):
         other = sorted(made.keys() ^ set(targets))
         raise PluginError(
@@ -134,7 +134,7 @@ def _take_up(layers: dict[str, Any], adapter: AdapterRecipe) -> None:
         layer.lora_dropout[_ADAPTER] = nn.Dropout(dropout) if dropout else nn.Identity()
 
 
-def _lora_layers(module: nn.Module) -> dict[str, Any]:
+def lora_layers(module: nn.Module) -> dict[str, Any]:
     """Return the layers with LoRA, by name."""
     return {name: m for name, m in module.named_modules() if len(getattr(m, "lora_A", ()))}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from inspect import getattr_static
 from pathlib import Path
 from typing import cast
@@ -142,13 +143,6 @@ def train(
         )
     held_out = splits.validation
 
-    def judged() -> dict[str, float]:
-        if held_out is None:
-            return {}
-        measures = validate(ranker, task, held_out, recipe.validation)
-        main = task.protocol.main
-        return {main: measures[main], **measures}
-
     with closing(retriever), tracker(track if team.leads else None, folder.name, identity) as tell:
         trainer = Trainer(
             encoder,
@@ -156,7 +150,9 @@ def train(
             batches,
             folder,
             key,
-            validate=None if held_out is None else judged,
+            validate=None
+            if held_out is None
+            else partial(validate, ranker, task, held_out, recipe.validation),
             team=team,
             progress=progress,
             expect=ranker.encoder.expect,

@@ -123,10 +123,8 @@ class Trainer:
                 if due or done % recipe.checkpoint_every == 0:
                     self._keep(done)
         if self.best is not None:
-            checkpoint.put(
-                self.trained, checkpoint.Checkpoint(self._best_folder, 0, {}).weights(),
-                self._best_folder,
-            )  # fmt: skip
+            best = checkpoint.read_weights(self._best_folder)
+            checkpoint.put(self.trained, best, self._best_folder)
         self._encoder.module.eval()
 
     def _one(self, number: int) -> dict[str, float]:

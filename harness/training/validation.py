@@ -17,7 +17,7 @@ from harness.workspace import Workspace
 def validate(
     retriever: EncoderRetriever, task: Task, split: Split, recipe: ValidationRecipe
 ) -> dict[str, float]:
-    """Return the task's measures of a retriever as it is now, over a split.
+    """Return the task's measures of a retriever as it is now, over a split; the main one first.
 
     Parameters
     ----------
@@ -38,4 +38,6 @@ def validate(
         retriever.index(split.documents, Workspace(Path(folder), {"for": "validation"}))
         shown = [query.without_gold() for query in queries]
         ranking = retriever.search(shown, recipe.k)
-    return {name: one.mean for name, one in score(task, ranking, split, queries).measures.items()}
+    measures = score(task, ranking, split, queries).measures
+    names = dict.fromkeys([task.protocol.main, *measures])
+    return {name: measures[name].mean for name in names}

@@ -17,8 +17,9 @@ from harness.media import MediaLoader
 from harness.plugin import About
 from harness.retriever import Capabilities
 from harness.types import Document, Modality, Query
-from retrievers.clip.family import CLIP, READS, SIGLIP, TINY, Family
+from retrievers.clip.family import CLIP, SIGLIP, TINY, Family
 from retrievers.clip.settings import ClipSettings, SiglipSettings
+from retrievers.model_settings import READS
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.encoder import check_installed
 from retrievers.qwen.kept import Kept

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.types import TEXT_MODALITIES, Modality
-
-#: Document modalities that a model with both towers reads.
-READS = (Modality.VIDEO, Modality.IMAGE, *TEXT_MODALITIES)
-
 #: Repositories whose main branch has weights in pickle files only, and the revision of the hub's
 #: own conversion to safetensors.
 CONVERTED = {"openai/clip-vit-base-patch32": "refs/pr/15"}

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.errors import PluginError
+from harness.training.lora import lora_layers
 from retrievers.qwen.backbone import LateInteraction
 from retrievers.qwen.form import Family
 from retrievers.qwen.names import PROJECTION, form_called, form_of, here, listed
@@ -48,11 +49,6 @@ def _peft() -> Any:
     import peft
 
     return peft
-
-
-def lora_layers(model: nn.Module) -> dict[str, Any]:
-    """Return the layers that have LoRA, by name."""
-    return {name: m for name, m in model.named_modules() if len(getattr(m, "lora_A", ()))}
 
 
 def merged(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from retrievers.qwen.adapter import adapter_config, lora_layers, merged, save_adapter
+from harness.training.lora import lora_layers
+from retrievers.qwen.adapter import adapter_config, merged, save_adapter
 from retrievers.qwen.backbone import LateInteraction
 from retrievers.qwen.loading import Weights
 from retrievers.qwen.names import PROJECTION

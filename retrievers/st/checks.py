@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.types import Modality
-from retrievers.st.settings import READS, FrameSettings, SentenceSettings, SparseSettings
+from retrievers.model_settings import READS
+from retrievers.st.settings import FrameSettings, SentenceSettings, SparseSettings
 
 if TYPE_CHECKING:
     from retrievers.st.reader import Reader

@@ -18,8 +18,9 @@ from harness.media import LoadedDocument, MediaLoader
 from harness.plugin import About
 from harness.retriever import Capabilities
 from harness.types import Document, Modality, Query
+from retrievers.model_settings import READS
 from retrievers.st.checks import TINY, check_installed, check_modalities, find_named
-from retrievers.st.settings import READS, FrameSettings, Kind, SentenceSettings
+from retrievers.st.settings import FrameSettings, Kind, SentenceSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

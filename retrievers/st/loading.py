@@ -17,7 +17,7 @@ from harness.errors import PluginError, UsageError
 from retrievers.qwen.checkpoint import Place
 from retrievers.qwen.names import listed
 from retrievers.st.folder import CLASSES, check, remote_code_error, weights_error
-from retrievers.st.settings import Kind, ModelSettings
+from retrievers.st.settings import Kind, LibrarySettings
 from retrievers.st.source import ModelSource
 
 log = logging.getLogger("clamr_bench.sentence_transformers")
@@ -29,7 +29,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _POOLER = re.compile(r"(^|\.)pooler\.")
 
 
-def place_of(settings: ModelSettings) -> Place:
+def place_of(settings: LibrarySettings) -> Place:
     """Return where a model goes, and in which precision.
 
     Raises
@@ -43,7 +43,7 @@ def place_of(settings: ModelSettings) -> Place:
     return Place.of(settings)
 
 
-def load(source: ModelSource, kind: Kind, settings: ModelSettings) -> Any:
+def load(source: ModelSource, kind: Kind, settings: LibrarySettings) -> Any:
     """Return the library's model, ready to encode.
 
     Raises

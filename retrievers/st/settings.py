@@ -4,41 +4,24 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from harness.encoder import EncoderSettings
-from harness.errors import UsageError
 from harness.media import MediaSettings
 from harness.settings import Settings
-from harness.types import TEXT_MODALITIES, Modality
+from retrievers.model_settings import ModelSettings
 
 #: What the library's models are, here: one vector, a vector for each token, a sparse vector.
 Kind = Literal["dense", "multi-vector", "sparse"]
 
-#: Document modalities that some model of the library reads.
-READS = (Modality.VIDEO, Modality.IMAGE, *TEXT_MODALITIES)
 
-
-class ModelSettings(Settings):
-    """How any of these models is loaded, and which modalities it is given.
-
-    Settings of the machine alone are left out of dumps, hence of fingerprints: the same vectors
-    come out, but for rounding.
-    """
+class LibrarySettings(ModelSettings):
+    """How any of these models is loaded, and which modalities it is given."""
 
     trust_remote_code: bool = Field(
         False,
         description="Run Python code that comes with a model. It runs with your rights: read it "
         "first.",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Precision of the weights; auto: bfloat16 on a GPU, else float32."
-    )
-    device: str = Field(
-        "auto", exclude=True, description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one."
-    )
-    encode_modalities: list[str] | None = Field(
-        None, min_length=1, description="Read only these modalities; default: all."
     )
     batch_inputs: int | None = Field(
         None,
@@ -47,30 +30,6 @@ class ModelSettings(Settings):
         description="Most texts, or images, that are encoded at once; default: 64 on a GPU, 16 on "
         "a CPU. Halved out of memory.",
     )
-
-    @field_validator("encode_modalities")
-    @classmethod
-    def _can_be_read(cls, given: list[str] | None) -> list[str] | None:
-        if given is None:
-            return None
-        try:
-            asked = sorted({Modality.parse(name) for name in given})
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-        strange = [modality.label for modality in asked if modality not in READS]
-        if strange:
-            raise ValueError(
-                f"no model reads {', '.join(strange)} here: choose from "
-                f"{', '.join(modality.label for modality in READS)}"
-            )
-        return [modality.label for modality in asked]
-
-    @property
-    def reads(self) -> frozenset[Modality]:
-        """The document modalities that are asked for."""
-        if self.encode_modalities is None:
-            return frozenset(READS)
-        return frozenset(map(Modality.parse, self.encode_modalities))
 
 
 class PromptSettings(Settings):
@@ -103,7 +62,7 @@ class PromptSettings(Settings):
         return self
 
 
-class FrameSettings(EncoderSettings, MediaSettings, ModelSettings):
+class FrameSettings(EncoderSettings, MediaSettings, LibrarySettings):
     """What encoders of texts and frames share."""
 
     batch_size: int = Field(
@@ -131,7 +90,7 @@ class SentenceSettings(PromptSettings, FrameSettings):
     )
 
 
-class SparseSettings(PromptSettings, ModelSettings):
+class SparseSettings(PromptSettings, LibrarySettings):
     """How a sparse model is used; by default as it says itself."""
 
     batch_size: int = Field(64, ge=1, description="Documents taken together.")
