@@ -33,10 +33,18 @@ DEFAULT_MEMORY = 2 * 2**30
 
 
 class QueryKind(StrEnum):
-    """What a query is made of."""
+    """What a query is made of; an instruction beside it changes nothing."""
 
     TEXT = "text"
+    IMAGE = "image"
     IMAGE_TEXT = "image+text"
+
+    @classmethod
+    def of(cls, query: Query) -> QueryKind:
+        """Return the kind of a query."""
+        if query.image is None:
+            return cls.TEXT
+        return cls.IMAGE_TEXT if query.text.strip() else cls.IMAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,7 +205,7 @@ def check_capabilities(
             f"retriever {retriever.address!r} cannot rank in direction {task.direction.value!r}, "
             f"which {task.address!r} asks for."
         )
-    kinds = {QueryKind.TEXT if query.image is None else QueryKind.IMAGE_TEXT for query in queries}
+    kinds = set(map(QueryKind.of, queries))
     if not kinds <= able.query_kinds:
         lacking = ", ".join(sorted(kinds - able.query_kinds))
         raise CapabilityError(
