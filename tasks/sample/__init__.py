@@ -9,6 +9,7 @@
     queries     draws the queries of a split
     render      facts -> frames and sound;  encode: frames and sound -> mp4 and m4a
     generate    writes the source folder
+    generated   what generated tasks share: made when first used, read like a release
     task        the task ``multivent/sample``
 """
 

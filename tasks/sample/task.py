@@ -1,26 +1,20 @@
-"""The task ``multivent/sample``: generated when it is first used, so it needs nothing."""
+"""The task ``multivent/sample``."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from harness.dataset import SCHEMA_VERSION, DatasetStore, DatasetWriter
-from harness.dataset.task import StoredTask
-from harness.errors import DataError, NotPreparedError, StorageError
+from harness.dataset import DatasetWriter
 from harness.plugin import About
 from harness.progress import Progress
 from harness.settings import Settings
-from harness.task import Protocol, Split
-from harness.workspace import digest, exclusive, lock_file, storage_error, writable_folder
+from harness.task import Protocol
 from tasks.multivent.prepare import write_release
 from tasks.sample import generate
-
-#: A file of every generated source; a folder without it is never replaced.
-_MARK = "multivent_2_test_ids.csv"
+from tasks.sample.generated import GeneratedTask
 
 
 class SampleSettings(Settings):
@@ -32,12 +26,8 @@ class SampleSettings(Settings):
     audio_queries: bool = Field(False, description="Queries about the sound track as well.")
 
 
-class MultiVENTSample(StoredTask):
-    """The task ``multivent/sample``.
-
-    Its source files are generated beside the store, in MultiVENT's official layout, and read by
-    the code that reads the release.
-    """
+class MultiVENTSample(GeneratedTask):
+    """The task ``multivent/sample``: generated in MultiVENT's official layout."""
 
     about = About(
         title="Generated videos with moving shapes, on-screen text, speech transcripts and sound",
@@ -51,6 +41,8 @@ class MultiVENTSample(StoredTask):
     )
     Settings = SampleSettings
     settings: SampleSettings
+    generator_version = generate.VERSION
+    mark = "multivent_2_test_ids.csv"
 
     @property
     def protocol(self) -> Protocol:
@@ -63,45 +55,9 @@ class MultiVENTSample(StoredTask):
             document_breakdowns=("language",),
         )
 
-    @property
-    def default_store(self) -> Path:
-        """A folder for each choice of settings and version of the generator."""
-        identity = {
-            "settings": self.settings.model_dump(mode="json"),
-            "generator": generate.VERSION,
-            "task": self.about.version,
-            "schema": SCHEMA_VERSION,
-        }
-        store = super().default_store
-        return store.with_name(f"{store.name}-{digest(identity)[:8]}")
-
-    def not_prepared(self, folder: Path) -> NotPreparedError:
-        """Return the error for a sample that is not there."""
-        return NotPreparedError(
-            f"{folder} holds no sample: `clamr-bench data prepare {self.address}` generates it, "
-            "and so does every run without --data."
-        )
-
-    def load(self, split: str, data: Path | None, progress: Progress) -> Split:
-        """Return one split; generates the sample first if it is not there (see `Task.load`)."""
-        if data is None:
-            self._ensure(self.default_store, progress)
-        return super().load(split, data, progress)
-
-    def prepare(
-        self,
-        sources: Sequence[Path],
-        store: Path | None,
-        progress: Progress,
-        *,
-        strict: bool = False,
-    ) -> Path:
-        """Generate the sample, or read one that was generated into `sources`."""
-        store = store or self.default_store
-        if not sources:
-            self._ensure(store, progress)
-            return store
-        return super().prepare(sources, store, progress, strict=strict)
+    def generate(self, folder: Path, progress: Progress) -> None:
+        """Write both splits in the official layout."""
+        generate.generate(folder, **self.settings.model_dump(), progress=progress)
 
     def writer(self, sources: Sequence[Path], store: Path, *, strict: bool) -> DatasetWriter:
         """Return the writer, with the version of what was generated in place of ASR and OCR."""
@@ -119,48 +75,3 @@ class MultiVENTSample(StoredTask):
         """Read both splits in the official layout (see `tasks.multivent.layout`)."""
         for split in ("test", "train"):
             write_release(sources, split, writer, progress)
-
-    def _ensure(self, store: Path, progress: Progress) -> None:
-        """Generate and prepare what is not there whole; other processes wait meanwhile."""
-        source = store.with_name(f"{store.name}.source")
-        if self._is_whole(store, source, progress):
-            return
-        writable_folder(store.parent, "dataset folder")
-
-        def busy(holder: str) -> None:
-            progress.note(f"waiting for process {holder}, which generates {self.address}.")
-
-        with exclusive(lock_file(source), busy):
-            if self._is_whole(store, source, progress):
-                return
-            self._generate(source, progress)
-            super().prepare([source], store, progress)
-
-    def _is_whole(self, store: Path, source: Path, progress: Progress) -> bool:
-        try:
-            manifest = DatasetStore(store).manifest
-        except NotPreparedError:
-            return False
-        except DataError as error:
-            progress.note(f"{error} The sample is generated anew.")
-            return False
-        return manifest.media_roots == [str(source.absolute())] and source.is_dir()
-
-    def _generate(self, source: Path, progress: Progress) -> None:
-        if source.exists() and not (source / _MARK).is_file():
-            raise StorageError(
-                f"{source} is in the way and holds no generated sample (no {_MARK}): move it, or "
-                "choose another place with --data."
-            )
-        partial = source.with_name(f".{source.name}.partial")
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            generate.generate(partial, **self.settings.model_dump(), progress=progress)
-            shutil.rmtree(source, ignore_errors=True)
-            # No fsync of thousands of small files: whatever a power cut loses is generated anew.
-            partial.rename(source)
-        except OSError as error:
-            raise storage_error(error, "sample", source) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
