@@ -26,7 +26,7 @@ class Shared:
         Documents that are relevant to a training query and to an evaluated one. Of an evaluated
         split without judgments, all documents count.
     queries
-        Ids of training queries that have the text of an evaluated query.
+        Ids of training queries that ask what an evaluated query asks: its words, about its image.
     """
 
     documents: frozenset[str] = frozenset()
@@ -41,10 +41,10 @@ def shared(train: Split, evaluated: Split) -> Shared:
     held_out = relevant_documents(evaluated.qrels)
     if not evaluated.qrels:
         held_out = frozenset(evaluated.documents.attributes())
-    texts = {normalised(query.text) for query in evaluated.queries}
+    asked = {what_is_asked(query) for query in evaluated.queries}
     return Shared(
         relevant_documents(train.qrels) & held_out,
-        frozenset(query.id for query in train.queries if normalised(query.text) in texts),
+        frozenset(query.id for query in train.queries if what_is_asked(query) in asked),
     )
 
 
@@ -53,7 +53,7 @@ def without(
 ) -> tuple[tuple[Query, ...], dict[str, Mapping[str, int]]]:
     """Return training queries and judgments without what is shared.
 
-    A query goes if its text is shared, or if no relevant document is left to it.
+    A query goes if it is shared, or if no relevant document is left to it.
     """
     kept = {
         query.id: {d: g for d, g in qrels.get(query.id, {}).items() if d not in dropped.documents}
@@ -72,7 +72,7 @@ def seen_of(folder: Path, evaluated: Split) -> tuple[int, int]:
     Returns
     -------
     int, int
-        Relevant documents of the split, and queries of it, by their texts.
+        Relevant documents of the split, and queries of it, by their texts and images.
 
     Raises
     ------
@@ -90,13 +90,23 @@ def seen_of(folder: Path, evaluated: Split) -> tuple[int, int]:
         ) from error
     return (
         len(relevant_documents(evaluated.qrels) & documents),
-        sum(text_digest(query.text) in queries for query in evaluated.queries),
+        sum(query_digest(query) in queries for query in evaluated.queries),
     )
 
 
-def text_digest(text: str) -> str:
-    """Return what stands for the words of a text where the text itself is not to be kept."""
-    return hashlib.sha256(normalised(text).encode()).hexdigest()[:16]
+def query_digest(query: Query) -> str:
+    """Return what stands for a query where its text is not to be kept."""
+    return hashlib.sha256(what_is_asked(query).encode()).hexdigest()[:16]
+
+
+def what_is_asked(query: Query) -> str:
+    """Return what two queries have in common that ask the same: words, and an image's file.
+
+    One question is asked about many images, so the words alone tell only queries without one.
+    """
+    words = normalised(query.text)
+    image = query.image
+    return words if image is None else f"{words}\0{image.name}\0{image.size}"
 
 
 def relevant_documents(qrels: Qrels) -> frozenset[str]:

@@ -135,6 +135,9 @@ class Task(Plugin, ABC):
     #: Variants that one class serves, with a line about each; ``""`` is the bare name. Mostly a
     #: variant with rules of its own is a class of its own, registered as ``name/variant``.
     variants: ClassVar[Mapping[str, str]] = {"": ""}
+    #: Whether all splits rank one body of documents, such as an encyclopedia. Then a document that
+    #: an evaluated query asks for may be trained on, and only evaluated queries may not.
+    common_documents: ClassVar[bool] = False
     #: Which side asks.
     direction: ClassVar[Direction] = Direction.FORWARD
     #: Who holds judgments that are not public, and measures what ``clamr-bench submit`` writes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.contamination import Shared
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.progress import Progress
 from harness.registry import make_task
 from harness.task import Split, Task
 from harness.training.batches import Batches
 from harness.training.data import TrainingData, load
 from harness.training.recipe import BatchRecipe, PhaseRecipe, Recipe, ValidationRecipe
-from harness.types import Document, Modality, Query
+from harness.types import Document, Media, Modality, Query
 from tests.training_cases import write
 
 NUMBERS = {"asr": int(Modality.ASR), "ocr": int(Modality.OCR)}
@@ -141,6 +142,100 @@ def test_the_first_query_aims_where_it_is_told_to() -> None:
     assert others == set(NUMBERS.values())
 
 
+# --- Negatives --------------------------------------------------------------------------------
+
+
+def with_pool(number: int = 10, against: frozenset[str] = frozenset()) -> TrainingData:
+    """The data, further documents to draw from, and one query with documents judged against it."""
+    made = data(number)
+    more = {f"n{n}": Document(f"n{n}", {Modality.ASR: "c"}) for n in range(6)}
+    judged = {"q1-asr-0": against} if against else {}
+    return replace(made, pool={**made.documents, **more}, judged_against=judged)
+
+
+@settings(max_examples=40)
+@given(
+    documents=st.integers(2, 9),
+    queries=st.integers(1, 3),
+    negatives=st.integers(1, 5),
+    in_batch=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_negatives_answer_nothing(
+    documents: int, queries: int, negatives: int, in_batch: bool, seed: int
+) -> None:
+    given_data = with_pool()
+    size = {
+        "documents": documents, "queries": queries, "negatives": negatives, "in_batch": in_batch,
+    }  # fmt: skip
+    made = Batches(given_data, recipe(batch=size, phases=[{"steps": 3}], seed=seed))
+    plain = Batches(
+        data(),
+        recipe(
+            batch={"documents": documents, "queries": queries}, phases=[{"steps": 3}], seed=seed
+        ),
+    )
+    for step in range(3):
+        (part,), (without,) = made.batch(step), plain.batch(step)
+        assert part.queries == without.queries
+        ids = [document.id for document in part.documents]
+        assert len(set(ids)) == len(ids)
+        asked = {ids[place] for place in part.positives}
+        assert asked == {document.id for document in without.documents}
+        for row, query in enumerate(part.queries):
+            own = {id_ for id_, allowed in zip(ids, part.allowed[row], strict=True) if allowed}
+            positive = ids[part.positives[row]]
+            against = own - {positive}
+            assert not against & given_data.relevant[query.id]
+            if in_batch:
+                assert against == set(ids) - given_data.relevant[query.id] - {positive}
+                assert len(against - asked) >= min(negatives, 6)
+            else:
+                assert not against & asked
+                # There are 6 documents that no one asks about, and 10 that some batch may not have.
+                assert min(negatives, 6) <= len(against) <= negatives
+        for size_ in range(1, part.divisible + 1):
+            shares = [part.share(rank, size_) for rank in range(size_)]
+            assert [place for one, _ in shares for place in range(len(ids))[one]] == list(
+                range(len(ids))
+            )
+            assert all(len(own) for _, own in shares), "every process has queries"
+
+
+def test_what_is_judged_against_a_query_is_drawn_first() -> None:
+    against = frozenset({"n0", "n4"})
+    made = Batches(
+        with_pool(against=against),
+        recipe(batch={"documents": 2, "negatives": 3, "in_batch": False}, phases=[{"steps": 120}]),
+    )
+    found = 0
+    for step in range(made.total):
+        (part,) = made.batch(step)
+        for row, query in enumerate(part.queries):
+            if query.id == "q1-asr-0":
+                own = {d.id for d, a in zip(part.documents, part.allowed[row], strict=True) if a}
+                assert against < own
+                found += 1
+    assert found
+
+
+def test_documents_of_one_modality_have_negatives_of_one_modality() -> None:
+    made = Batches(
+        with_pool(),
+        recipe(
+            batch={"documents": 3, "negatives": 2}, phases=[{"steps": 9, "modality": {"ocr": 1}}]
+        ),
+    )
+    for step in range(made.total):
+        (part,) = made.batch(step)
+        assert {frozenset({Modality.OCR})} == {d.modalities for d in part.documents}
+
+
+def test_own_negatives_alone_are_none_without_any() -> None:
+    with pytest.raises(ValueError, match="draw negatives"):
+        recipe(batch={"in_batch": False})
+
+
 def test_data_that_cannot_fill_a_batch_are_refused() -> None:
     with pytest.raises(UsageError, match="one training document"):
         Batches(data(1, shared=False), recipe())
@@ -196,6 +291,64 @@ def test_what_is_evaluated_is_not_trained_on(task: Task, monkeypatch: pytest.Mon
     assert "d103" not in splits.train.documents
     seen = [query for row in splits.train.queries.values() for query in row]
     assert len(seen) == 240 - 2 - 1
+
+
+def test_negatives_of_a_task(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grade 0 is judged against; all other documents are in the pool, but for evaluated ones."""
+    plain = task.load
+
+    def judged(name: str, data: Path | None, progress: Progress) -> Split:
+        split = plain(name, data, progress)
+        if name == "test":
+            return split
+        ids = [document.id for document in split.documents]
+        qrels = {
+            query: {**row, ids[0]: 0} for query, row in split.qrels.items() if ids[0] not in row
+        }
+        asked = {document for row in qrels.values() for document in row}
+        extra = [Document("extra", {Modality.ASR: "x"}), Document("d0", {Modality.ASR: "x"})]
+        assert "d0" in plain("test", data, progress).qrels["q0-asr"]
+        queries = [query for query in split.queries if query.id in qrels]
+        assert ids[0] in asked
+        return Split.of("train", [*split.documents, *extra], queries, qrels)
+
+    monkeypatch.setattr(task, "load", judged)
+    train = load(task, ValidationRecipe(share=0.2), None, Progress(), negatives=True).train
+    assert {"extra", "d100"} <= train.pool.keys()
+    assert set(train.documents) < set(train.pool)
+    assert all(row == {"d100"} for row in train.judged_against.values())
+    held_out = load(task, ValidationRecipe(share=0.2), None, Progress()).validation
+    assert held_out is not None
+    assert not {d.id for d in held_out.documents} & train.pool.keys()
+    assert not load(task, ValidationRecipe(share=0.2), None, Progress()).train.pool
+
+
+def test_a_question_about_another_image_is_another_query(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question is asked about many images; splits may share an encyclopedia."""
+    documents = [Document(f"d{n}", {Modality.TEXT: "x"}) for n in range(4)]
+
+    def asked(name: str, *images: str) -> list[Query]:
+        media = [Media(Path("folder") / name / image, image, 7) for image in images]
+        return [Query(f"{name}-{m.name}", "What is it?", m) for m in media]
+
+    def loaded(name: str, data: Path | None, progress: Progress) -> Split:
+        if name == "validation":
+            raise DataError("there is none")
+        images = ("a.jpg", "b.jpg") if name == "test" else ("b.jpg", "c.jpg", "d.jpg")
+        queries = asked(name, *images)
+        qrels = {query.id: {f"d{n}": 1} for n, query in enumerate(queries)}
+        return Split.of(name, documents, queries, qrels)
+
+    monkeypatch.setattr(task, "load", loaded)
+    monkeypatch.setattr(type(task), "common_documents", True)
+    train = load(task, ValidationRecipe(share=0), None, Progress()).train
+    assert train.dropped == Shared(frozenset(), frozenset({"train-b.jpg"}))
+    assert set(train.documents) == {"d1", "d2"}
+    monkeypatch.setattr(type(task), "common_documents", False)
+    train = load(task, ValidationRecipe(share=0), None, Progress()).train
+    assert train.dropped.documents == {"d0", "d1"}
 
 
 def test_recipes_say_what_cannot_be() -> None:

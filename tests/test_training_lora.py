@@ -220,6 +220,15 @@ def test_all_weights() -> None:
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
 
 
+def test_parts_that_keep_their_weights() -> None:
+    module = nn.ModuleDict({"text": nn.Linear(4, 4), "vision": nn.Linear(4, 4)})
+    assert add_lora(module, [], recipe(kind="full", frozen=["vision."])) == [
+        "text.weight", "text.bias",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="no weights that begin with 'sound'; there are text, vis"):
+        add_lora(module, [], recipe(kind="full", frozen=["sound"]))
+
+
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_all_weights_of_a_quantised_base_are_refused(bits: str) -> None:
     pytest.importorskip("bitsandbytes")

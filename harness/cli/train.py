@@ -142,6 +142,7 @@ def _plan(retriever: Retriever, task: Task, data: Path | None, recipe: Recipe, t
     from harness.training.session import trainable
 
     _, encoder = trainable(retriever)
-    splits = load(task, recipe.validation, data, terminal_progress())
+    drawn = recipe.batch.negatives > 0
+    splits = load(task, recipe.validation, data, terminal_progress(), negatives=drawn)
     for line in plan(encoder, recipe, Batches(splits.train, recipe), team.size).lines():
         typer.echo(line)

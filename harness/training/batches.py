@@ -6,7 +6,7 @@ So nothing has to be kept to resume, and every process of a launch knows the who
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,11 @@ from harness.types import Document, Modality, Query
 
 _NUMBERS = {modality.label: int(modality) for modality in Modality}
 
+#: Draws for each negative, before a query goes with fewer.
+_ATTEMPTS = 20
+
+_Row = tuple[Document, list[Query]]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -28,7 +33,8 @@ class Batch:
     Attributes
     ----------
     documents
-        Distinct documents, with what of them is shown.
+        Distinct documents, with what of them is shown: each that answers queries, followed by those
+        that were drawn as negatives of these.
     queries
         Queries, those of a document together.
     positives
@@ -48,9 +54,15 @@ class Batch:
 
     def share(self, number: int, of: int) -> tuple[slice, NDArray[np.int64]]:
         """Return the documents of one of several processes, and the places of their queries."""
-        count = len(self.documents)
-        part = slice(number * count // of, (number + 1) * count // of)
+        starts = [*np.unique(self.positives).tolist(), len(self.documents)]
+        count = len(starts) - 1
+        part = slice(starts[number * count // of], starts[(number + 1) * count // of])
         return part, np.flatnonzero((self.positives >= part.start) & (self.positives < part.stop))
+
+    @property
+    def divisible(self) -> int:
+        """Among how many processes it can be shared."""
+        return len(np.unique(self.positives))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,7 @@ class Batches:
     def __init__(self, data: TrainingData, recipe: Recipe) -> None:
         self._data, self._seed, self._size = data, recipe.seed, recipe.batch
         self._ids = list(data.documents)
+        self._pool = list(data.pool)
         self._pairs = data.pairs
         self._phases: list[_Phase] = []
         if len(self._ids) < 2:
@@ -108,13 +121,16 @@ class Batches:
         """Return the parts of a step, whose documents are negatives of one another."""
         phase = next(one for one in reversed(self._phases) if one.first <= step)
         rng = np.random.default_rng([self._seed, step])
-        chosen = self._drawn(phase, step - phase.first, rng)
+        chosen, only = self._drawn(phase, step - phase.first, rng)
         parts = np.array_split(np.arange(len(chosen)), self._size.accumulate)
-        return [self._made([chosen[place] for place in part]) for part in parts if len(part)]
+        return [
+            self._made([chosen[place] for place in part], only, rng) for part in parts if len(part)
+        ]
 
     def _drawn(
         self, phase: _Phase, step: int, rng: np.random.Generator
-    ) -> list[tuple[Document, list[Query]]]:
+    ) -> tuple[list[_Row], frozenset[Modality] | None]:
+        """Draw documents with queries; say which modalities alone are shown, or None for all."""
         recipe, size = phase.recipe, self._size.documents
         if recipe.modality is not None:
             names = list(recipe.modality)
@@ -127,18 +143,18 @@ class Batches:
                 (self._data.documents[aimed[place]].only(only),
                  self._asked(aimed[place], rng, (name,), (name,)))
                 for place in found.tolist()
-            ]  # fmt: skip
+            ], only  # fmt: skip
         if self._size.queries == 1 and recipe.targets is None:
             rows: dict[str, list[Query]] = {}
             for place in self._stretch(phase.first, step, size, len(self._pairs)):
                 id_, number = self._pairs[place]
                 rows.setdefault(id_, []).append(self._data.queries[id_][number])
-            return [(self._data.documents[id_], asked) for id_, asked in rows.items()]
+            return [(self._data.documents[id_], asked) for id_, asked in rows.items()], None
         ids = [self._ids[place] for place in self._stretch(phase.first, step, size, len(self._ids))]
         return [
             (self._data.documents[id_], self._asked(id_, rng, recipe.targets, None))
             for id_ in dict.fromkeys(ids)
-        ]
+        ], None
 
     def _asked(
         self,
@@ -179,16 +195,60 @@ class Batches:
             and any(q.attributes.get(TARGET) == name for q in self._data.queries[id_])
         ]
 
-    def _made(self, rows: Sequence[tuple[Document, list[Query]]]) -> Batch:
-        documents = tuple(document for document, _ in rows)
-        queries = tuple(query for _, asked in rows for query in asked)
-        positives = np.repeat(np.arange(len(rows)), [len(asked) for _, asked in rows])
-        ids = [document.id for document in documents]
+    def _against(
+        self,
+        query: Query,
+        taken: Container[str],
+        only: frozenset[Modality] | None,
+        rng: np.random.Generator,
+    ) -> list[Document]:
+        """Draw negatives of a query: what is judged not to answer it, then any documents."""
+        relevant, pool = self._data.relevant[query.id], self._data.pool
+        judged = sorted(self._data.judged_against.get(query.id, frozenset()) & pool.keys())
+        first = [judged[place] for place in rng.permutation(len(judged)).tolist()]
+        # A small pool may not hold as many: then fewer are drawn.
+        others = rng.integers(len(self._pool), size=_ATTEMPTS * self._size.negatives)
+        drawn: dict[str, Document] = {}
+        for id_ in (*first, *(self._pool[place] for place in others.tolist())):
+            if len(drawn) == self._size.negatives:
+                break
+            if id_ in relevant or id_ in taken or id_ in drawn:
+                continue
+            document = pool[id_] if only is None else pool[id_].only(only)
+            if document.modalities:
+                drawn[id_] = document
+        return list(drawn.values())
+
+    def _made(
+        self, rows: Sequence[_Row], only: frozenset[Modality] | None, rng: np.random.Generator
+    ) -> Batch:
+        asked = {document.id for document, _ in rows}
+        shown: dict[str, Document] = {}
+        own: list[set[str]] = []
+        for document, queries in rows:
+            shown[document.id] = document
+            for query in queries:
+                drawn = self._against(query, asked, only, rng) if self._size.negatives else []
+                for negative in drawn:
+                    shown.setdefault(negative.id, negative)
+                own.append({document.id, *(negative.id for negative in drawn)})
+        places = {id_: place for place, id_ in enumerate(shown)}
+        queries = [query for _, row in rows for query in row]
+        positives = [places[document.id] for document, row in rows for _ in row]
         answers = [self._data.relevant[query.id] for query in queries]
-        allowed = np.array([[id_ not in found for id_ in ids] for found in answers], bool)
-        allowed = allowed.reshape(len(queries), len(ids))
+        allowed = np.array(
+            [
+                [id_ not in found and (self._size.in_batch or id_ in mine) for id_ in shown]
+                for found, mine in zip(answers, own, strict=True)
+            ],
+            bool,
+        ).reshape(len(queries), len(shown))
         allowed[np.arange(len(queries)), positives] = True
         targets = [_NUMBERS.get(query.attributes.get(TARGET, ""), 0) for query in queries]
         return Batch(
-            documents, queries, positives.astype(np.int64), allowed, np.array(targets, np.int64)
+            tuple(shown.values()),
+            tuple(queries),
+            np.array(positives, np.int64),
+            allowed,
+            np.array(targets, np.int64),
         )

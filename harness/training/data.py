@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.contamination import Shared, shared, without
@@ -16,6 +16,9 @@ from harness.types import Document, Query
 
 #: The query attribute that names the modality aimed at.
 TARGET = "target"
+
+#: Documents to draw negatives from: 100,000 passages take about 100 MB.
+POOL = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class TrainingData:
         For each of these, the queries that it answers.
     relevant
         For each query, all documents that answer it: none is a negative of it.
+    judged_against
+        For each query, the documents that are judged not to answer it.
+    pool
+        What further negatives are drawn from: documents by id, those of `documents` among them.
     fingerprint
         Of the split.
     dropped
@@ -41,6 +48,8 @@ class TrainingData:
     relevant: Mapping[str, frozenset[str]]
     fingerprint: str
     dropped: Shared
+    judged_against: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    pool: Mapping[str, Document] = field(default_factory=dict)
 
     @property
     def pairs(self) -> list[tuple[str, int]]:
@@ -56,12 +65,23 @@ class Splits:
     validation: Split | None
 
 
-def load(task: Task, recipe: ValidationRecipe, data: Path | None, progress: Progress) -> Splits:
+def load(
+    task: Task,
+    recipe: ValidationRecipe,
+    data: Path | None,
+    progress: Progress,
+    *,
+    negatives: bool = False,
+) -> Splits:
     """Load a task's training data, clean of what it evaluates on.
 
-    Documents that a query of the split ``test`` asks for, and queries with the text of one of its
-    queries, are dropped and counted. Without a split ``validation``, a share of the training
-    documents is held out, chosen by their ids: always the same.
+    Documents that a query of the split ``test`` asks for, and queries that ask what one of its
+    queries asks, are dropped and counted. Where splits have their documents in common, only the
+    queries are. Without a split ``validation``, a share of the training documents is held out,
+    chosen by their ids: always the same.
+
+    With `negatives`, about `POOL` documents more are held in memory to draw negatives from, chosen
+    by their ids.
 
     Raises
     ------
@@ -82,6 +102,8 @@ def load(task: Task, recipe: ValidationRecipe, data: Path | None, progress: Prog
     for other in (test, validation):
         if other is not None:
             dropped |= shared(split, other)
+    if task.common_documents:
+        dropped = replace(dropped, documents=frozenset())
     queries, qrels = without(split.queries, split.qrels, dropped)
     answers = {
         query.id: frozenset(d for d, grade in qrels[query.id].items() if grade > 0)
@@ -89,7 +111,20 @@ def load(task: Task, recipe: ValidationRecipe, data: Path | None, progress: Prog
         if query.id in qrels
     }
     wanted = frozenset[str]().union(*answers.values())
-    documents = {d.id: d for d in split.documents if d.id in wanted}
+    against: dict[str, frozenset[str]] = {}
+    share = 0.0
+    if negatives:
+        rows = {query: qrels[query] for query in answers}
+        against = {q: frozenset(d for d, g in row.items() if g <= 0) for q, row in rows.items()}
+        share = POOL / len(split.documents)
+    judged = frozenset[str]().union(*against.values())
+    pool = {
+        d.id: d
+        for d in split.documents
+        if d.id in wanted
+        or (d.id not in dropped.documents and (d.id in judged or draw(d.id) < share))
+    }
+    documents = {id_: d for id_, d in pool.items() if id_ in wanted}
     held_out = frozenset[str]()
     if validation is None and recipe.share:
         held_out = frozenset(d for d in documents if draw(d) < recipe.share)
@@ -105,6 +140,8 @@ def load(task: Task, recipe: ValidationRecipe, data: Path | None, progress: Prog
         relevant=answers,
         fingerprint=split.fingerprint,
         dropped=dropped,
+        judged_against=against,
+        pool={id_: d for id_, d in pool.items() if id_ not in held_out} if negatives else {},
     )
     if not train.documents:
         raise DataError(

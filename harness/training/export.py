@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from harness.contamination import text_digest
+from harness.contamination import query_digest
 from harness.encoder import Trainable
 from harness.environment import environment
 from harness.results.schema import TrainingRecord
@@ -136,5 +136,5 @@ def _seen(data: TrainingData) -> dict[str, list[str]]:
     """Return ids of the documents and digests of the queries' words."""
     return {
         "documents": sorted(data.documents),
-        "queries": sorted({text_digest(q.text) for row in data.queries.values() for q in row}),
+        "queries": sorted({query_digest(q) for row in data.queries.values() for q in row}),
     }

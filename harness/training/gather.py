@@ -35,13 +35,6 @@ def gathered(tensor: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(every, rows, strict=True)])
 
 
-def first_row(tensor: Tensor) -> int:
-    """Return where the rows of this process's `tensor` begin in what `gathered` returns."""
-    if not _together():
-        return 0
-    return int(_sizes(tensor)[: distributed.get_rank(), 0].sum())
-
-
 class _Gather(torch.autograd.Function):  # type: ignore[misc]  # torch is not typed here
     """Shape ``(processes, ...)`` from one part of the same shape in each."""
 

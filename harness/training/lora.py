@@ -50,7 +50,7 @@ def add_lora(module: nn.Module, targets: Sequence[str], recipe: Recipe) -> list[
     """
     if recipe.adapter.kind == "full":
         _refuse_quantised(module)
-        module.requires_grad_(requires_grad=True)
+        _freeze(module, recipe.adapter.frozen)
     else:
         present = lora_layers(module)
         if present:
@@ -70,6 +70,20 @@ def add_lora(module: nn.Module, targets: Sequence[str], recipe: Recipe) -> list[
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters of a module that are trained, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _freeze(module: nn.Module, frozen: tuple[str, ...]) -> None:
+    """Train all but the submodules whose names begin so."""
+    parameters = dict(module.named_parameters())
+    for beginning in frozen:
+        if not any(name.startswith(beginning) for name in parameters):
+            known = sorted({name.partition(".")[0] for name in parameters})
+            raise UsageError(
+                f"recipe.adapter.frozen: {type(module).__name__} has no weights that begin with "
+                f"{beginning!r}; there are {', '.join(known)}."
+            )
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(not name.startswith(frozen))
 
 
 def _inject(module: nn.Module, targets: Sequence[str], recipe: Recipe) -> None:

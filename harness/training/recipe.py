@@ -33,6 +33,11 @@ class AdapterRecipe(_Part):
         description="How LoRA's A is drawn: normally with standard deviation 1 / r, or uniformly "
         "as peft does by default. B begins at 0.",
     )
+    frozen: tuple[str, ...] = Field(
+        (),
+        description="Submodules, by the beginnings of their names, that keep their weights; for "
+        "kind full.",
+    )
 
 
 class LossRecipe(_Part):
@@ -46,6 +51,9 @@ class LossRecipe(_Part):
     )
     temperature: float = Field(0.02, gt=0, description="Scores are divided by it.")
     learn_temperature: bool = Field(False, description="Train the temperature too.")
+    normalise: bool = Field(
+        True, description="Scores are divided by the query's number of tokens, as CLaMR's are."
+    )
     compat: bool = Field(False, description="As the reference's code computes it, faults included.")
 
 
@@ -77,6 +85,15 @@ class BatchRecipe(_Part):
     queries: int = Field(
         1, ge=1, description="Queries of each document; fewer where it has no more."
     )
+    negatives: int = Field(
+        0,
+        ge=0,
+        description="Documents drawn for each query that do not answer it: those that the task "
+        "judges so first (grade 0), then any of the split's.",
+    )
+    in_batch: bool = Field(
+        True, description="Whether what was drawn for other queries is a negative too."
+    )
     accumulate: int = Field(
         1, ge=1, description="Parts of a step that are negatives for themselves only."
     )
@@ -86,6 +103,12 @@ class BatchRecipe(_Part):
         description="Documents that are in memory with their gradients at once; all are negatives "
         "of one another (GradCache). None: all.",
     )
+
+    @model_validator(mode="after")
+    def _negatives_somewhere(self) -> Self:
+        if not self.in_batch and not self.negatives:
+            raise ValueError("in_batch is false: draw negatives then, or no query has any")
+        return self
 
 
 class PhaseRecipe(_Part):

@@ -108,7 +108,8 @@ def train(
     ranker, encoder = trainable(retriever)
     if team.leads:
         writable_folder(output, "training folder")
-    splits = load(task, recipe.validation, data, progress)
+    drawn = recipe.batch.negatives > 0
+    splits = load(task, recipe.validation, data, progress, negatives=drawn)
     batches = Batches(splits.train, recipe)
     identity = {
         "task": {

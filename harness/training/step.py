@@ -67,9 +67,9 @@ class Step:
         share, own = batch.share(self._team.rank, self._team.size)
         documents = batch.documents[share]
         queries = [batch.queries[place] for place in own.tolist()]
-        if len(batch.documents) < self._team.size:
+        if batch.divisible < self._team.size:
             raise UsageError(
-                f"{self._team.size} processes share a batch of {len(batch.documents)} documents: "
+                f"{self._team.size} processes share a batch of {batch.divisible} documents: "
                 "launch fewer, or raise recipe.batch.documents."
             )
 
@@ -118,6 +118,7 @@ class Step:
             query_modalities,
             documents,
             document_modalities,
+            normalise=recipe.normalise,
             unassigned="compete" if recipe.compat else "exclude",
             padding="zero" if recipe.compat else "exclude",
         )
