@@ -24,11 +24,13 @@ class GeneratedTask(StoredTask):
 
     #: A file of every generated source; a folder without it is never replaced.
     mark: ClassVar[str]
+    #: Version of the generator: raised whenever the same settings would give other files.
+    generator_version: ClassVar[int]
 
     @property
-    @abstractmethod
     def generation(self) -> Mapping[str, Any]:
-        """All that the source files depend on, as JSON values."""
+        """The settings that the source files depend on, as JSON values."""
+        return self.settings.model_dump(mode="json")
 
     @abstractmethod
     def generate(self, folder: Path, progress: Progress) -> None:
@@ -37,9 +39,14 @@ class GeneratedTask(StoredTask):
     @property
     def default_store(self) -> Path:
         """A folder for each choice of settings and version of the generator."""
-        versions = {"task": self.about.version, "schema": SCHEMA_VERSION}
+        identity = {
+            "settings": self.generation,
+            "generator": self.generator_version,
+            "task": self.about.version,
+            "schema": SCHEMA_VERSION,
+        }
         store = super().default_store
-        return store.with_name(f"{store.name}-{digest({**self.generation, **versions})[:8]}")
+        return store.with_name(f"{store.name}-{digest(identity)[:8]}")
 
     def not_prepared(self, folder: Path) -> NotPreparedError:
         """Return the error for a sample that is not there."""
