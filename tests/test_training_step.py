@@ -50,7 +50,7 @@ def test_raw_sums_against_drawn_negatives(tmp_path: Path, in_batch: bool) -> Non
     scores = scores.masked_fill(~torch.from_numpy(batch.allowed), -torch.inf)
     assert in_batch == bool((scores != -torch.inf).sum(1).gt(3).all())
     loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(batch.positives))
-    assert found == pytest.approx(float(loss), rel=1e-5)
+    assert found == pytest.approx(loss.item(), rel=1e-5)
     for mine, other in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
     assert ranker.encoder is encoder
