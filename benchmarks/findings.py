@@ -1,8 +1,8 @@
 """Which of CLaMR's findings hold at tiny size: trains, runs and compares (docs/findings.md).
 
 ``python benchmarks/findings.py --work DIR`` does everything, by the commands that a user gives, and
-goes on where it was killed. It takes about two hours of one core. ``--report`` writes the tables of
-docs/findings.md anew from the committed figures.
+goes on where it was killed. It takes about two hours of one core, and leaves
+``results/findings.json`` and ``.parquet``, of which ``findings_report.py`` makes the tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from harness.registry import make_task
 from harness.results.per_query import read_per_query
 from harness.results.schema import Result
 from harness.results.store import PER_QUERY_NAME, RESULT_NAME
-from harness.types import Modality
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "results" / "findings.json"
@@ -198,10 +197,9 @@ def _figures(result: Result) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--work", type=Path, required=True, help="where models and runs go")
+    parser.add_argument("--jobs", type=int, default=2, help="commands at a time, a core each")
     given = parser.parse_args()
     experiment = Experiment(given.work.absolute())
     experiment.do(given.jobs)
     experiment.save()
-    _ = Modality
