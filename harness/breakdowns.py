@@ -7,7 +7,8 @@ from itertools import compress
 
 import numpy as np
 
-from harness.evaluation import Evaluation, has_positive, parse_measures, per_query_values
+from harness.evaluation import Evaluation, has_positive, per_query_values
+from harness.measures import parse_measures
 from harness.types import Qrels, Query, RankedList, Ranking
 
 
@@ -63,6 +64,8 @@ def breakdown_by_document(
     query_ids: Sequence[str],
     measures: Sequence[str],
     attribute_of: Mapping[str, str],
+    *,
+    documents: int | None = None,
 ) -> dict[str, Evaluation]:
     """Return how well the relevant documents of each attribute value are found.
 
@@ -78,19 +81,21 @@ def breakdown_by_document(
     attribute_of
         Value by document id, for instance its language. A relevant document without one belongs
         to no value and is taken out for every value.
+    documents
+        As for `harness.evaluation.evaluate`.
     """
     parsed = parse_measures(measures)
     positives = {
         query: [document for document, grade in qrels.get(query, {}).items() if grade > 0]
         for query in query_ids
     }
-    relevant = {document for documents in positives.values() for document in documents}
+    relevant = {document for found in positives.values() for document in found}
     breakdown = {}
     for value in sorted({attribute_of[document] for document in relevant & attribute_of.keys()}):
         lists: dict[str, RankedList] = {}
         judged: dict[str, dict[str, int]] = {}
-        for query, documents in positives.items():
-            others = {d for d in documents if attribute_of.get(d) != value}
+        for query, found in positives.items():
+            others = {d for d in found if attribute_of.get(d) != value}
             kept = {d: grade for d, grade in qrels.get(query, {}).items() if d not in others}
             if has_positive({query: kept}, query):
                 judged[query] = kept
@@ -100,7 +105,7 @@ def breakdown_by_document(
         breakdown[value] = Evaluation(
             measures=tuple(measures),
             query_ids=evaluated,
-            values=per_query_values(lists, judged, evaluated, parsed),
+            values=per_query_values(lists, judged, evaluated, parsed, documents),
             missing_ids=tuple(query for query in evaluated if not ranking.get(query)),
             without_positives=len(query_ids) - len(evaluated),
         )

@@ -7,24 +7,20 @@ is what ``trec_eval`` compares, can make two measures read the same run in diffe
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import filterfalse
 from typing import Any
 
-import ir_measures
 import numpy as np
-from ir_measures.measures import registry as _known_measures
 from numpy.typing import NDArray
 
 from harness.errors import DataError, RankingError, UsageError, did_you_mean
+from harness.measures import PROVIDERS, parse_measures, provider_of
+from harness.rank_measures import RankMeasure, first_ranks, statistic_of
+from harness.statistics import averages
 from harness.types import Qrels, RankedList, Ranking
-
-# In this order, and no others: ir-measures would also use whatever else is installed, and then a
-# figure could depend on the machine.
-_PROVIDERS = (ir_measures.pytrec_eval, ir_measures.judged, ir_measures.msmarco)
 
 # Measures that documents after the last judged one cannot change. For these a list is cut there:
 # 2,500 queries x 1,000 documents then take 0.3 s, not 1 s (benchmarks/evaluation.py).
@@ -49,7 +45,8 @@ class Evaluation:
     values
         float64, shape ``(n_queries, n_measures)``.
     missing_ids
-        Evaluated queries for which the ranking has no document; they count 0 in every measure.
+        Evaluated queries for which the ranking has no document; they count 0 in every measure, and
+        the last rank in measures that are ranks.
     without_positives
         Queries left out by rule, because no document is relevant to them.
     unknown_queries
@@ -89,8 +86,8 @@ class Evaluation:
         return column
 
     def mean(self, measure: str) -> float:
-        """Return the mean of one measure over the evaluated queries."""
-        return float(self.of(measure).mean())
+        """Return the mean of one measure over the evaluated queries; the median of a median."""
+        return float(averages(self.of(measure)[:, None], [statistic_of(measure)])[0])
 
     def means(self) -> dict[str, float]:
         """Return the mean of every measure."""
@@ -117,6 +114,8 @@ def evaluate(
     query_ids: Sequence[str],
     measures: Sequence[str],
     known_documents: AbstractSet[str] | None = None,
+    *,
+    documents: int | None = None,
 ) -> Evaluation:
     """Measure `ranking` on the queries `query_ids`.
 
@@ -134,14 +133,16 @@ def evaluate(
     query_ids
         All queries of the split, each once.
     measures
-        Names in ir-measures notation; see `parse_measures`.
+        Names; see `harness.measures.parse_measures`.
     known_documents
         Ids of the collection; if given, ranked documents outside of it are counted.
+    documents
+        How many documents the collection has; measures that are ranks need it.
 
     Raises
     ------
     UsageError
-        If a measure is unknown.
+        If a measure is unknown, or one is a rank and `documents` is not given.
     DataError
         If no query has a relevant document.
     RankingError
@@ -165,7 +166,7 @@ def evaluate(
     return Evaluation(
         measures=tuple(measures),
         query_ids=evaluated,
-        values=per_query_values(ranking, qrels, evaluated, parsed),
+        values=per_query_values(ranking, qrels, evaluated, parsed, documents),
         missing_ids=tuple(query for query in evaluated if not ranking.get(query)),
         without_positives=len(query_ids) - len(evaluated),
         unknown_queries=len(unknown),
@@ -179,7 +180,11 @@ def has_positive(qrels: Qrels, query: str) -> bool:
 
 
 def per_query_values(
-    lists: Mapping[str, RankedList], qrels: Qrels, query_ids: Sequence[str], measures: Sequence[Any]
+    lists: Mapping[str, RankedList],
+    qrels: Qrels,
+    query_ids: Sequence[str],
+    measures: Sequence[Any],
+    documents: int | None = None,
 ) -> NDArray[np.float64]:
     """Return values of shape ``(n_queries, n_measures)``; queries without a list count 0.
 
@@ -192,12 +197,17 @@ def per_query_values(
     query_ids
         Queries, one for each row.
     measures
-        ir-measures objects from `parse_measures`, one for each column.
+        What `parse_measures` returns, one for each column.
+    documents
+        As for `evaluate`.
     """
     values = np.zeros((len(query_ids), len(measures)))
     groups: dict[tuple[int, bool], list[Any]] = {}
-    for measure in measures:
-        key = (_PROVIDERS.index(_provider(measure)), measure.NAME in _BLIND_TO_TAIL)
+    for column, measure in enumerate(measures):
+        if isinstance(measure, RankMeasure):
+            values[:, column] = first_ranks(lists, qrels, query_ids, documents)
+            continue
+        key = (PROVIDERS.index(provider_of(measure)), measure.NAME in _BLIND_TO_TAIL)
         groups.setdefault(key, []).append(measure)
     # By identity: ir-measures hashes a measure by formatting its name, once for every value.
     columns = {id(measure): column for column, measure in enumerate(measures)}
@@ -219,7 +229,7 @@ def per_query_values(
                 if cut[query] or not cuttable
             }
             asked = {query: judged[query] for query in run}
-            for metric in _PROVIDERS[provider].evaluator(members, asked).iter_calc(run):
+            for metric in PROVIDERS[provider].evaluator(members, asked).iter_calc(run):
                 values[rows[metric.query_id], columns[id(metric.measure)]] = metric.value
     return values
 
@@ -249,104 +259,3 @@ def _count_unknown(
             "Check that it belongs to this task and split."
         )
     return len(unknown)
-
-
-def parse_measures(names: Sequence[str]) -> tuple[Any, ...]:
-    """Return the ir-measures objects called `names`.
-
-    A name is ``Name``, ``Name@cutoff`` or ``Name(parameter=value)@cutoff``: ``nDCG@10``, ``RR``,
-    ``R@10``, ``Success(rel=2)@1``. The hit rate, which many papers call R@1, is ``Success@1``;
-    ``R@1`` is the share of the relevant documents that is found.
-
-    Raises
-    ------
-    UsageError
-        If there are none, one is given twice, is unknown, has an unknown or wrong parameter, or
-        is a count, whose mean over queries says nothing.
-    """
-    if not names:
-        raise UsageError("no measure given: name at least one, such as nDCG@10.")
-    parsed: dict[str, str] = {}
-    measures = []
-    for name in names:
-        measure = _parse_measure(name)
-        if repr(measure) in parsed:
-            raise UsageError(
-                f"measures {parsed[repr(measure)]!r} and {name!r} are the same: give one of them."
-            )
-        parsed[repr(measure)] = name
-        measures.append(measure)
-    return tuple(measures)
-
-
-def _parse_measure(name: str) -> Any:
-    written, parameters, cutoff = _take_apart(name)
-    if written not in _known_measures:
-        raise UsageError(
-            f"unknown measure {name!r}; common ones are nDCG@10, Success@1 (the hit rate, which "
-            "many papers call R@1), R@10 (share of the relevant), P@10, RR and AP."
-            + did_you_mean(written, [measure.NAME for measure in _known_measures.values()])
-        )
-    measure = _known_measures[written]
-    if cutoff is not None:
-        parameters[measure.AT_PARAM] = cutoff
-    _check_parameters(name, measure, parameters)
-    measure = measure(**parameters)
-    if not isinstance(measure.aggregator(), ir_measures.MeanAgg):
-        raise UsageError(f"measure {name!r} is a count over all queries, not a value of each.")
-    if _provider(measure) is None:
-        raise UsageError(
-            f"measure {name!r} is known to ir-measures, but not computed here: choose one that "
-            f"{' or '.join(provider.NAME for provider in _PROVIDERS)} computes."
-        )
-    return measure
-
-
-def _take_apart(name: str) -> tuple[str, dict[str, Any], Any]:
-    """Return name, parameters and cutoff (or None) of a written measure.
-
-    `ir_measures.parse_measure` does it with syntax-tree classes that Python 3.12 deprecates and
-    3.14 no longer has.
-    """
-    cutoff, parameters = None, {}
-    try:
-        node: ast.expr | None = ast.parse(name.strip(), mode="eval").body
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            cutoff = ast.literal_eval(node.right)
-            node = node.left
-        if isinstance(node, ast.Call) and not node.args:
-            parameters = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-            node = node.func
-    except (SyntaxError, ValueError):
-        node = None
-    if not isinstance(node, ast.Name):
-        raise UsageError(
-            f"measure {name!r} cannot be read: write Name, Name@10 or Name(parameter=value)@10."
-        )
-    return node.id, parameters, cutoff
-
-
-def _check_parameters(name: str, measure: Any, parameters: Mapping[str, Any]) -> None:
-    known = measure.SUPPORTED_PARAMS
-    for parameter, value in parameters.items():
-        if parameter not in known:
-            raise UsageError(
-                f"measure {name!r} has no parameter {parameter!r}; {measure.NAME} has "
-                f"{', '.join(known)}." + did_you_mean(parameter, known)
-            )
-        positive = parameter not in {"cutoff", "rel"} or (type(value) is int and value > 0)
-        if not known[parameter].validate(value) or not positive:
-            raise UsageError(
-                f"measure {name!r}: {parameter} cannot be {value!r}"
-                + ("" if positive else "; it is a whole number above 0")
-                + "."
-            )
-    for parameter, info in known.items():
-        if info.required and parameter not in measure(**parameters).params:
-            example = f"{measure.NAME}@{10 if parameter == 'cutoff' else 0.1}"
-            raise UsageError(f"measure {name!r} needs a {parameter}, as in {example}.")
-
-
-def _provider(measure: Any) -> Any:
-    """Return the provider that computes `measure`, or None."""
-    return next((p for p in _PROVIDERS if p.supports(measure)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from harness.evaluation import Evaluation
 from harness.task import Split
@@ -43,12 +43,3 @@ class OwnPolicy(ABC):
         Evaluation
             Values of the protocol's measures, one row for each of `rows`, in that order.
         """
-
-    def references(
-        self, split: Split, queries: Sequence[Query]
-    ) -> Mapping[str, Mapping[str, float]]:
-        """Return figures to read the measures against: ``{name: {measure: value}}``.
-
-        For instance what an ideal retriever gets. They stand beside every result.
-        """
-        return {}

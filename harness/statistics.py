@@ -1,13 +1,18 @@
-"""How far a mean over queries can be trusted: bootstrap intervals."""
+"""How far a mean or median over queries can be trusted: bootstrap intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UsageError
+
+#: How the values of queries become one.
+Statistic = Literal["mean", "median"]
 
 # Indices drawn at a time; with their counts they take about 40 MB.
 _DRAWS = 2_000_000
@@ -20,7 +25,7 @@ class Interval:
     Attributes
     ----------
     mean
-        Mean of the values.
+        Mean of the values, or their median where that was asked for.
     low, high
         Ends of the interval.
     n
@@ -33,10 +38,24 @@ class Interval:
     n: int
 
 
+def averages(
+    values: NDArray[np.float64], statistics: Sequence[Statistic] | None = None
+) -> NDArray[np.float64]:
+    """Return the mean of each column of `values`, or its median where `statistics` says so."""
+    found: NDArray[np.float64] = values.mean(axis=0)
+    for column in _medians(statistics):
+        found[column] = np.median(values[:, column])
+    return found
+
+
 def bootstrap_interval(
-    values: NDArray[np.float64], seed: int, resamples: int = 10_000, confidence: float = 0.95
+    values: NDArray[np.float64],
+    seed: int,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    statistics: Sequence[Statistic] | None = None,
 ) -> list[Interval]:
-    """Return the percentile bootstrap interval of the mean of each measure.
+    """Return the percentile bootstrap interval of the mean, or the median, of each measure.
 
     Queries are drawn with replacement; the interval runs between quantiles of the resampled means
     (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). All measures see
@@ -52,6 +71,8 @@ def bootstrap_interval(
         How many samples are drawn.
     confidence
         Share of the resampled means inside of the interval, between 0 and 1.
+    statistics
+        For each measure, what is resampled; None for means.
 
     Raises
     ------
@@ -66,10 +87,12 @@ def bootstrap_interval(
     n = len(values)
     if n == 0:
         raise UsageError("no query to take a mean over: an interval needs at least one.")
-    mean = values.mean(axis=0)
+    centre = values.mean(axis=0)
     # Deviations, so that equal values give an interval of exactly no width.
-    deviations = values - mean
-    means = np.empty((resamples, values.shape[1]))
+    deviations = values - centre
+    medians = {column: np.argsort(values[:, column]) for column in _medians(statistics)}
+    centre[list(medians)] = 0
+    sampled = np.empty((resamples, values.shape[1]))
     generator = np.random.default_rng(seed)
     step = max(1, _DRAWS // n)
     for start in range(0, resamples, step):
@@ -79,12 +102,41 @@ def bootstrap_interval(
         # many times faster than gathering them.
         drawn += np.arange(0, size * n, n, dtype=np.int32)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        means[start : start + size] = counts.astype(np.float64) @ deviations / n
+        block = sampled[start : start + size]
+        block[:] = counts.astype(np.float64) @ deviations / n
+        for column, order in medians.items():
+            block[:, column] = _resampled_medians(values[order, column], counts[:, order])
     tail = (1 - confidence) / 2
     # Rounding may carry a resampled mean a hair out of the values' range: no "-0.0" to be shown.
     least, most = values.min(axis=0), values.max(axis=0)
-    low, high = np.clip(mean + np.quantile(means, [tail, 1 - tail], axis=0), least, most)
+    low, high = np.clip(centre + np.quantile(sampled, [tail, 1 - tail], axis=0), least, most)
     return [
         Interval(mean=float(m), low=float(lo), high=float(hi), n=n)
-        for m, lo, hi in zip(mean, low, high, strict=True)
+        for m, lo, hi in zip(averages(values, statistics), low, high, strict=True)
     ]
+
+
+def _medians(statistics: Sequence[Statistic] | None) -> list[int]:
+    """Return the columns whose median is asked for."""
+    return [column for column, name in enumerate(statistics or ()) if name == "median"]
+
+
+def _resampled_medians(
+    values: NDArray[np.float64], counts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the median of each resample.
+
+    Parameters
+    ----------
+    values
+        Ascending, shape ``(n,)``.
+    counts
+        How often each was drawn, shape ``(resamples, n)``; each row sums to n.
+    """
+    n = len(values)
+    reached = np.cumsum(counts, axis=1)
+    # The two middle ones of n drawn values; they are one where n is odd.
+    lower = values[(reached < (n + 1) // 2).sum(axis=1)]
+    upper = values[(reached < n // 2 + 1).sum(axis=1)]
+    middle: NDArray[np.float64] = (lower + upper) / 2
+    return middle

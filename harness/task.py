@@ -138,8 +138,6 @@ class Task(Plugin, ABC):
     #: Whether all splits rank one body of documents, such as an encyclopedia. Then a document that
     #: an evaluated query asks for may be trained on, and only evaluated queries may not.
     common_documents: ClassVar[bool] = False
-    #: Which side asks.
-    direction: ClassVar[Direction] = Direction.FORWARD
     #: Who holds judgments that are not public, and measures what ``clamr-bench submit`` writes.
     #: Only tasks that name one run on splits without judgments.
     submit_to: ClassVar[str] = ""
@@ -163,6 +161,11 @@ class Task(Plugin, ABC):
     def family(self) -> str:
         """The first part of the address: what tables and folders are grouped by."""
         return self.name.partition("/")[0]
+
+    @property
+    def direction(self) -> Direction:
+        """Which side asks; a setting may say so. Its protocol must have a name of its own."""
+        return Direction.FORWARD
 
     @property
     @abstractmethod
@@ -189,6 +192,23 @@ class Task(Plugin, ABC):
         DataError
             If there is no such split.
         """
+
+    def references(
+        self, split: Split, queries: Sequence[Query]
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Return figures to read the measures against: ``{name: {measure: value}}``.
+
+        For instance what an ideal retriever gets; every measure of the protocol has one. They stand
+        beside every result.
+
+        Parameters
+        ----------
+        split
+            What is evaluated: in the reverse direction the split turned around.
+        queries
+            Those that were asked; perhaps only some of the split's.
+        """
+        return {}
 
     def prepare(
         self,

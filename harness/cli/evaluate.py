@@ -64,7 +64,7 @@ def evaluate_command(
     main = made.protocol.main
     for attribute, groups in scores.breakdowns.items():
         rows = [
-            [value, f"{group.queries:,}", show.estimate(group.measures[main])]
+            [value, f"{group.queries:,}", show.estimate(main, group.measures[main])]
             for value, group in groups.items()
         ]
         show.table([attribute, unit, main], rows, numeric=True)

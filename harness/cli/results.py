@@ -29,7 +29,7 @@ def list_command(output: ResultsOption = None) -> None:
                 result.task.address,
                 result.task.protocol.name,
                 result.retriever.address,
-                f"{main} {show.estimate(result.measures[main])}"
+                f"{main} {show.estimate(main, result.measures[main])}"
                 if result.measures
                 else "not judged",
             ]

@@ -36,21 +36,26 @@ def table(
     console.print(shown)
 
 
-def estimate(value: Estimate) -> str:
-    """Return a mean with its interval, in percent."""
-    return f"{value.mean * 100:.2f} [{value.low * 100:.1f}, {value.high * 100:.1f}]"
+def estimate(measure: str, value: Estimate) -> str:
+    """Return a mean with its interval, in percent; ranks as they are."""
+    from harness.rank_measures import written
+
+    ends = (written(measure, end, 1) for end in (value.low, value.high))
+    return f"{written(measure, value.mean)} [{', '.join(ends)}]"
 
 
 def measures(estimates: Mapping[str, Estimate], names: Sequence[str] | None = None) -> list[str]:
     """Return the cells of a row of measures."""
-    return [estimate(estimates[name]) for name in (names or list(estimates))]
+    return [estimate(name, estimates[name]) for name in (names or list(estimates))]
 
 
 def references(values: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> None:
-    """Print the figures that measures are read against, if there are any, in percent."""
+    """Print the figures that measures are read against, if there are any."""
+    from harness.rank_measures import written
+
     if values:
         rows = [
-            [name, *(f"{row[measure] * 100:.2f}" for measure in names)]
+            [name, *(written(measure, row[measure]) for measure in names)]
             for name, row in values.items()
         ]
         table(["for reference", *names], rows, numeric=True)

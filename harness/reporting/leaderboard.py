@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.rank_measures import RANK_MEASURES, shown, written
 from harness.reporting.tables import Row, Table, TableFile
 
 _HEADER = """\
@@ -15,6 +16,11 @@ together. Tables differ in task version, protocol, split, data or measures, and 
 compared with each other. `Success@k` is the hit rate that many papers call R@k; `R@k` is the share
 of the relevant documents found.
 """
+
+_RANKS = (
+    "MdR and MnR are the median and the mean rank of the first relevant document: ranks, not "
+    "percent, and the lower the better. What is not ranked has the last rank."
+)
 
 
 def render(files: Sequence[TableFile]) -> str:
@@ -57,6 +63,8 @@ def _section(file: TableFile, table: Table, level: int = 2) -> str:
         for row in table.rows
         if row.missing
     ]
+    if any(measure in RANK_MEASURES for measure in identity.measures):
+        notes.append(_RANKS)
     if any(row.oracle for row in table.rows):
         notes.append("(oracle) reads gold attributes of the queries and never counts as best.")
     if notes:
@@ -76,15 +84,17 @@ def _row(row: Row, measures: Sequence[str], best: dict[str, float | None]) -> st
     for measure in measures:
         cell = row.cells[measure]
         # Bold is decided on the figures that are shown, so that equal figures look equal.
-        mean = f"{round(cell.mean, 4) * 100:.2f}"
-        if not row.oracle and round(cell.mean, 4) == best[measure]:
+        exact = shown(measure, cell.mean)
+        mean = written(measure, exact)
+        if not row.oracle and exact == best[measure]:
             mean = f"**{mean}**"
-        cells.append(f"{mean} [{cell.low * 100:.1f}, {cell.high * 100:.1f}]")
+        ends = (written(measure, end, 1) for end in (cell.low, cell.high))
+        cells.append(f"{mean} [{', '.join(ends)}]")
     return f"| {label} | " + " | ".join(cells) + " |"
 
 
 def _reference(name: str, values: dict[str, float]) -> str:
-    figures = ", ".join(f"{measure} {value * 100:.2f}" for measure, value in values.items())
+    figures = ", ".join(f"{measure} {written(measure, value)}" for measure, value in values.items())
     return f"For reference, {name}: {figures}."
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import ResultError
+from harness.rank_measures import goodness, lower_is_better, shown, statistic_of
 from harness.results.per_query import read_per_query
 from harness.results.schema import Result, read_versioned
 from harness.results.store import PER_QUERY_NAME, SavedRun
@@ -31,7 +32,10 @@ class _Record(BaseModel):
 
 
 class Cell(_Record):
-    """The mean of a measure over queries (and seeds) with its 95% interval, and its runs."""
+    """The mean of a measure over queries (and seeds) with its 95% interval, and its runs.
+
+    Of MdR it is the median.
+    """
 
     mean: float
     low: float
@@ -82,8 +86,9 @@ class Table(_Record):
 
     def best(self, measure: str) -> float | None:
         """Return the best mean of `measure` as it is shown; oracle rows do not count."""
-        shown = [round(row.cells[measure].mean, 4) for row in self.rows if not row.oracle]
-        return max(shown, default=None)
+        means = [shown(measure, r.cells[measure].mean) for r in self.rows if not r.oracle]
+        choose = min if lower_is_better(measure) else max
+        return choose(means, default=None)
 
 
 class TableFile(_Record):
@@ -128,7 +133,7 @@ def update_tables(folder: Path, runs: Iterable[SavedRun]) -> list[TableFile]:
         if unlisted or not result.measures:
             continue
         place = (result.task.family, result.task.version, result.task.protocol.name)
-        identity = digest(_identity(result).model_dump(mode="json"))
+        identity = digest(identity_of(result).model_dump(mode="json"))
         grouped.setdefault(place, {}).setdefault(identity, []).append(run)
     files = {file.relative_path: file for file in read_tables(folder)}
     for (task, version, protocol), tables in grouped.items():
@@ -145,7 +150,8 @@ def update_tables(folder: Path, runs: Iterable[SavedRun]) -> list[TableFile]:
     return marked
 
 
-def _identity(result: Result) -> Identity:
+def identity_of(result: Result) -> Identity:
+    """Return what makes the figures of a result comparable."""
     return Identity(
         address=result.task.address,
         split=result.task.split,
@@ -173,9 +179,10 @@ def _table(runs: Sequence[SavedRun]) -> Table:
     newest = ordered[-1].result
     protocol = newest.task.protocol
     rows = [_row(key, list(seeds.values()), protocol.measures) for key, seeds in by_row.items()]
-    rows.sort(key=lambda row: (-row.cells[protocol.main].mean, row.retriever, row.note, row.key))
+    main = protocol.main
+    rows.sort(key=lambda r: (-goodness(main, r.cells[main].mean), r.retriever, r.note, r.key))
     return Table(
-        identity=_identity(newest),
+        identity=identity_of(newest),
         superseded=False,
         newest=newest.created,
         main=protocol.main,
@@ -216,7 +223,7 @@ def _row(key: str, runs: Sequence[SavedRun], measures: Sequence[str]) -> Row:
 def _mean_over_seeds(
     runs: Sequence[SavedRun], measures: Sequence[str], ids: list[str]
 ) -> dict[str, Cell]:
-    """Average each query over the seeds, then take mean and interval over queries."""
+    """Average each query over the seeds, then take mean (or median) and interval over queries."""
     tables = [read_per_query(run.folder / PER_QUERY_NAME) for run in runs]
     queries = tables[0][0]
     for run, (other, _, columns) in zip(runs, tables, strict=True):
@@ -226,7 +233,8 @@ def _mean_over_seeds(
                 "seeds of its retriever: run it again."
             )
     values = np.mean([table[1] for table in tables], axis=0)
-    intervals = bootstrap_interval(values, BOOTSTRAP_SEED)
+    statistics = [statistic_of(measure) for measure in measures]
+    intervals = bootstrap_interval(values, BOOTSTRAP_SEED, statistics=statistics)
     return {
         name: Cell(mean=interval.mean, low=interval.low, high=interval.high, runs=ids)
         for name, interval in zip(measures, intervals, strict=True)

@@ -41,12 +41,15 @@ class SavedRun:
         return problems
 
     def _check_means(self) -> list[str]:
+        from harness.rank_measures import statistic_of
         from harness.results.per_query import read_per_query
+        from harness.statistics import averages
 
         if not self.result.measures:
             return []
         _, values, measures = read_per_query(self.folder / PER_QUERY_NAME)
-        means = dict(zip(measures, values.mean(axis=0).tolist(), strict=True))
+        found = averages(values, [statistic_of(measure) for measure in measures])
+        means = dict(zip(measures, found.tolist(), strict=True))
         return [
             f"{self.folder / RESULT_NAME}: {measure} is {estimate.mean}, but the per-query values "
             f"average {means.get(measure)}."

@@ -16,6 +16,7 @@ from harness.evaluation import evaluate
 from harness.fusion import check_weights, tune
 from harness.policy import OwnPolicy
 from harness.progress import Progress
+from harness.rank_measures import goodness, written
 from harness.results.schema import Efficiency, Result
 from harness.results.store import CONFIG_NAME, ResultsStore, SavedRun
 from harness.runner.folder import RunFolder
@@ -208,9 +209,11 @@ def _tuned(
         )
     labels = labels_of([part.result for part in parts])
     shown = ", ".join(f"{x} {w:g}" for x, w in zip(labels, best.weights, strict=True))
+    main = task.protocol.main
+    tuned, equal = (written(main, goodness(main, value)) for value in (best.value, best.equal))
     progress.note(
-        f"weights: {shown} ({task.protocol.main} on {other.name} {best.value * 100:.2f}, with "
-        f"equal weights {best.equal * 100:.2f}; {best.tried} tried)"
+        f"weights: {shown} ({main} on {other.name} {tuned}, with equal weights {equal}; "
+        f"{best.tried} tried)"
     )
     return replace(plan, weights=best.weights)
 
@@ -238,13 +241,15 @@ def _counterpart(part: SavedRun, split: str, store: ResultsStore) -> SavedRun:
 
 
 def _quality(task: Task, split: Split, queries: Sequence[Query]) -> Callable[[Ranking], float]:
-    """Return what measures a ranking of a split by the task's main measure."""
+    """Return what measures a ranking of a split by the task's main measure: more is better."""
     main, ids = task.protocol.main, [query.id for query in queries]
 
     def measure(ranking: Ranking) -> float:
         if isinstance(task, OwnPolicy):
             return task.measure(ranking, split, queries).mean(main)
-        return evaluate(ranking, split.qrels, ids, (main,)).mean(main)
+        size = len(split.documents)
+        found = evaluate(ranking, split.qrels, ids, (main,), documents=size).mean(main)
+        return goodness(main, found)
 
     return measure
 

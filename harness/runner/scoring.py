@@ -12,6 +12,7 @@ from harness.documents import Documents
 from harness.errors import RankingError
 from harness.evaluation import Evaluation, evaluate
 from harness.policy import OwnPolicy
+from harness.rank_measures import statistic_of
 from harness.results.schema import Estimate, Group
 from harness.statistics import bootstrap_interval
 from harness.task import Split, Task
@@ -51,14 +52,14 @@ def score(task: Task, ranking: Ranking, split: Split, queries: Sequence[Query]) 
         return Scores(unjudged, {}, {}, {})
     ids = [query.id for query in queries]
     rows: Sequence[Query] = queries
-    references: dict[str, dict[str, float]] = {}
+    size = len(split.documents)
     if isinstance(task, OwnPolicy):
         rows = task.rows(split, queries)
         evaluation = task.measure(ranking, split, queries)
-        found = task.references(split, queries)
-        references = {name: dict(values) for name, values in found.items()}
     else:
-        evaluation = evaluate(ranking, split.qrels, ids, protocol.measures)
+        evaluation = evaluate(ranking, split.qrels, ids, protocol.measures, documents=size)
+    found = task.references(split, queries)
+    references = {name: dict(values) for name, values in found.items()}
     breakdowns: dict[str, dict[str, Group]] = {}
     by_query = breakdown_by_query(evaluation, rows, protocol.query_breakdowns)
     for attribute, groups in by_query.items():
@@ -67,7 +68,9 @@ def score(task: Task, ranking: Ranking, split: Split, queries: Sequence[Query]) 
         attributes = split.documents.attributes()
         for name in protocol.document_breakdowns:
             values = {document: row[name] for document, row in attributes.items() if name in row}
-            parts = breakdown_by_document(ranking, split.qrels, ids, protocol.measures, values)
+            parts = breakdown_by_document(
+                ranking, split.qrels, ids, protocol.measures, values, documents=size
+            )
             breakdowns[f"document {name}"] = {v: _group(part) for v, part in parts.items()}
     return Scores(evaluation, estimates(evaluation), breakdowns, references)
 
@@ -114,8 +117,9 @@ def known_part(ranking: Ranking, queries: Sequence[Query], documents: Documents)
 
 
 def estimates(evaluation: Evaluation) -> dict[str, Estimate]:
-    """Return the mean of every measure with its 95% bootstrap interval over queries."""
-    intervals = bootstrap_interval(evaluation.values, BOOTSTRAP_SEED)
+    """Return the mean (or median) of every measure with its 95% bootstrap interval."""
+    statistics = [statistic_of(measure) for measure in evaluation.measures]
+    intervals = bootstrap_interval(evaluation.values, BOOTSTRAP_SEED, statistics=statistics)
     return {
         measure: Estimate(mean=interval.mean, low=interval.low, high=interval.high)
         for measure, interval in zip(evaluation.measures, intervals, strict=True)
