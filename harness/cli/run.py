@@ -173,6 +173,8 @@ def show_runs(saved: Sequence[SavedRun]) -> None:
 
 
 def _show_breakdown(attribute: str, measure: str, runs: Sequence[SavedRun]) -> None:
+    from harness.rank_measures import written
+
     groups = runs[0].result.breakdowns[attribute]
     if not 2 <= len(groups) <= 12:  # A wider table is for `results show`.
         return
@@ -184,7 +186,7 @@ def _show_breakdown(attribute: str, measure: str, runs: Sequence[SavedRun]) -> N
             [
                 _label(run),
                 *(
-                    f"{parts[v].measures[measure].mean * 100:.2f}" if v in parts else "-"
+                    written(measure, parts[v].measures[measure].mean) if v in parts else "-"
                     for v in groups
                 ),
             ]

@@ -19,6 +19,7 @@ from torch import nn
 from harness.encoder import Trainable
 from harness.errors import StorageError, TrainingError
 from harness.progress import Progress
+from harness.rank_measures import goodness
 from harness.team import Team
 from harness.training import checkpoint
 from harness.training.batches import Batch, Batches
@@ -184,7 +185,8 @@ class Trainer:
         self._log({"step": done, "validation": measures})
         self._track({f"validation/{name}": value for name, value in measures.items()}, done)
         self._progress.note(f"step {done:,}: validation {main} {measures[main]:.4f}")
-        if self.best is None or measures[main] > self.best["measures"][main]:
+        before = None if self.best is None else self.best["measures"][main]
+        if before is None or goodness(main, measures[main]) > goodness(main, before):
             self.best = {"step": done, "measures": measures}
             with atomic_folder(self._best_folder) as temporary:
                 checkpoint.write_weights(temporary, self.trained)
