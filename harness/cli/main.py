@@ -21,7 +21,9 @@ import typer
 import harness
 from harness.cli import (
     cache,
+    compare,
     data,
+    enrich,
     evaluate,
     explain,
     fuse,
@@ -44,6 +46,7 @@ app = typer.Typer(
 )
 run.register(app)
 evaluate.register(app)
+compare.register(app)
 fuse.register(app)
 explain.register(app)
 submit.register(app)
@@ -51,6 +54,7 @@ train.register(app)
 plugins.register(app)
 leaderboard.register(app)
 app.add_typer(cache.app, name="cache")
+enrich.register(data.app)
 app.add_typer(data.app, name="data")
 app.add_typer(results.app, name="results")
 
