@@ -232,7 +232,7 @@ def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator
             if busy is None:
                 raise StorageError(
                     f"{path.parent} is in use by another process (pid {holder}): wait for it to "
-                    "end, or choose another folder with --output."
+                    "end, or choose another folder."
                 ) from None
             busy(holder)
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -13,7 +13,7 @@ from harness.cli.options import DataOption, SettingsOption, complete_tasks, task
 if TYPE_CHECKING:
     from harness.dataset import DatasetStore
 
-app = typer.Typer(help="Prepare, check, describe and list datasets.", no_args_is_help=True)
+app = typer.Typer(help="Prepare, check, describe, list and enrich datasets.", no_args_is_help=True)
 
 NameArgument = Annotated[
     str,
@@ -51,7 +51,7 @@ def prepare(
 
     made = task_of(task, set_)
     folder = made.prepare(source or [], data, terminal_progress(), strict=strict)
-    _show(DatasetStore(folder))
+    show_store(DatasetStore(folder))
 
 
 @app.command("check")
@@ -62,7 +62,7 @@ def check(
     """Read every byte of a store and name what was changed."""
     from harness.errors import DataError
 
-    store = _open(name)
+    store = open_store(name)
     problems = store.check()
     if media and not problems:
         problems = store.check_media()
@@ -79,8 +79,8 @@ def stats(name: NameArgument) -> None:
     from harness.dataset.task import StoredTask
     from harness.registry import TASKS, make_task
 
-    store = _open(name)
-    _show(store)
+    store = open_store(name)
+    show_store(store)
     address = store.manifest.task if Path(name).is_dir() else name
     # The task of a store in a folder may not be installed here.
     if not Path(name).is_dir() or address in TASKS.names():
@@ -114,7 +114,8 @@ def list_command() -> None:
         )
 
 
-def _open(name: str) -> DatasetStore:
+def open_store(name: str) -> DatasetStore:
+    """Open the store of a task, or in a folder."""
     from harness.dataset import DatasetStore
     from harness.dataset.task import StoredTask
     from harness.errors import NotPreparedError, UsageError
@@ -131,7 +132,8 @@ def _open(name: str) -> DatasetStore:
         raise task.not_prepared(task.default_store) from None
 
 
-def _show(store: DatasetStore) -> None:
+def show_store(store: DatasetStore) -> None:
+    """Show what a store holds."""
     manifest = store.manifest
     typer.echo(f"{manifest.task} (version {manifest.task_version}) in {store.folder}")
     for split, model in manifest.splits.items():

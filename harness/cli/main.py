@@ -23,6 +23,7 @@ from harness.cli import (
     cache,
     compare,
     data,
+    doctor,
     enrich,
     evaluate,
     explain,
@@ -53,6 +54,7 @@ submit.register(app)
 train.register(app)
 plugins.register(app)
 leaderboard.register(app)
+doctor.register(app)
 app.add_typer(cache.app, name="cache")
 enrich.register(data.app)
 app.add_typer(data.app, name="data")

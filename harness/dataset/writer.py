@@ -137,6 +137,12 @@ class DatasetWriter:
         """
         self._gaps.add(kind, example)
 
+    def carry_over(self, manifest: Manifest) -> None:
+        """Take the notes, counts and gaps of a store whose rows are written anew."""
+        self.notes.extend(manifest.notes)
+        self.counts.update(manifest.counts)
+        self._gaps.merge(manifest.gaps)
+
     def written(self, split: str) -> Set[str]:
         """Return the ids of the documents of `split` so far."""
         return self._ids[split].origins.keys()

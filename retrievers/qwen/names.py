@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from harness.hub import HUB_ID
 from retrievers.qwen.form import OMNI, VL, VL2, Family, Form
 
 PROJECTION = "custom_text_proj"
-
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 #: Parts of a checkpoint that encoding does not need: the output layer, and Omni's voice.
 _UNUSED = re.compile(r"^((thinker|vlm)\.)?lm_head\.|^talker\.|^token2wav\.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import PluginError, UsageError
-from retrievers.qwen.names import HUB_ID
+from harness.hub import HUB_ID, snapshot
 from retrievers.qwen.tokens import TOKENIZER
 
 CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -93,8 +93,15 @@ class Source:
         return [self.folder / name for name in names]
 
 
-def find(name: str, revision: str | None = None) -> Source:
+def find(name: str, revision: str | None = None, *, also: Sequence[str] = ()) -> Source:
     """Return the source called `name`: an existing folder, else a hub id.
+
+    Parameters
+    ----------
+    name, revision
+        What to find, and which commit, tag or branch of a hub id.
+    also
+        Patterns of files that are fetched beside JSON, safetensors and the tokeniser.
 
     Raises
     ------
@@ -110,19 +117,15 @@ def find(name: str, revision: str | None = None) -> Source:
         raise UsageError(
             f"weights {name!r}: there is no such folder, and it is no hub id (owner/name)."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        fetched = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PluginError(
-            f"weights {name!r} are not on this machine and cannot be fetched from the hub "
-            f"({type(error).__name__}: {reason}). Fetch them where there is a network "
-            f"(`hf download {name}`) and give the folder as weights or as the setting base; or "
-            "use the built-in weights `tiny`, which need no network."
-        ) from None
+    fetched = snapshot(
+        name,
+        revision,
+        [*_FETCHED, *also],
+        what="weights",
+        remedy=f"Fetch them where there is a network (`hf download {name}`) and give the folder "
+        "as weights or as the setting base; or use the built-in weights `tiny`, which need no "
+        "network.",
+    )
     # A snapshot's folder is called by its commit.
     return Source(name, fetched, fetched.name)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import PluginError
+from harness.hub import snapshot
 from retrievers.qwen.source import ADAPTER_CONFIG, Source, find
 
 #: The organisation that the library looks in for a name without an owner.
@@ -113,19 +114,14 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def _fetch_rest(source: Source, *, code: bool) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = [*_BESIDE, _CODE] if code else _BESIDE
-    try:
-        snapshot_download(source.name, revision=source.commit, allow_patterns=wanted)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PluginError(
-            f"the tokeniser's files of {source.name!r} are not on this machine and cannot be "
-            f"fetched ({type(error).__name__}: {reason}). Fetch the whole model where there is a "
-            f"network (`hf download {source.name}`) and give its folder."
-        ) from None
+    snapshot(
+        source.name,
+        source.commit,
+        [*_BESIDE, _CODE] if code else _BESIDE,
+        what="the tokeniser's files of",
+        remedy="Fetch the whole model where there is a network "
+        f"(`hf download {source.name}`) and give its folder.",
+    )
 
 
 def _identity(source: Source) -> dict[str, Any]:
