@@ -71,9 +71,23 @@ def render_frames(scene: Scene, lines: Sequence[str], random: Random) -> Frames:
     frames = np.empty((FRAMES, SIZE, SIZE, 3), np.int16)
     frames[:, :SCENE_HEIGHT] = _BACKGROUNDS[scene.background]
     frames[:, SCENE_HEIGHT:] = text_band(lines)
+    return _filled(frames, scene, SCENE_HEIGHT, random)
+
+
+def render_picture(scene: Scene, random: Random) -> Frames:
+    """Draw a picture of things that do not move; RGB, uint8, shape ``(SIZE, SIZE, 3)``."""
+    pictures = np.empty((1, SIZE, SIZE, 3), np.int16)
+    pictures[:] = _BACKGROUNDS[scene.background]
+    return _filled(pictures, scene, SIZE, random)[0]
+
+
+def _filled(frames: NDArray[np.int16], scene: Scene, height: int, random: Random) -> Frames:
+    """Draw the things into the first `height` rows of every frame, and camera noise."""
     width = SIZE // len(scene.things)
+    alone = len(scene.things) == 1
     for i, thing in enumerate(scene.things):
-        _draw(frames, thing, (i * width, (i + 1) * width), random, alone=len(scene.things) == 1)
+        columns = (i * width, (i + 1) * width)
+        _draw(frames[:, :height], thing, columns, random, alone=alone)
     for frame in frames:
         frame += _noise()[random.randrange(len(_noise()))]
     return frames.clip(0, 255).astype(np.uint8)
@@ -104,19 +118,20 @@ def _draw(
     *,
     alone: bool,
 ) -> None:
-    """Draw one thing into every frame; it stays within `columns` and above the text."""
+    """Draw one thing into every frame; it stays within them and within `columns`."""
+    count, height = frames.shape[:2]
     radius = random.randint(12, 18) if alone else random.randint(9, 13)
     step = 4.0 if alone else 2.5
     dx, dy = _DIRECTIONS[thing.direction]
-    reach = step * (FRAMES - 1) / 2
+    reach = step * (count - 1) / 2
     margin_x, margin_y = radius + reach * abs(dx) + 1, radius + reach * abs(dy) + 1
     x = random.uniform(columns[0] + margin_x, columns[1] - margin_x)
-    y = random.uniform(margin_y, SCENE_HEIGHT - margin_y)
-    rows, cols = np.ogrid[:SCENE_HEIGHT, :SIZE]
+    y = random.uniform(margin_y, height - margin_y)
+    rows, cols = np.ogrid[:height, :SIZE]
     for i, frame in enumerate(frames):
-        moved = step * (i - (FRAMES - 1) / 2)
+        moved = step * (i - (count - 1) / 2)
         across, down = (cols - x - dx * moved) / radius, (rows - y - dy * moved) / radius
-        frame[:SCENE_HEIGHT][_inside(thing.shape, across, down)] = _COLOURS[thing.colour]
+        frame[_inside(thing.shape, across, down)] = _COLOURS[thing.colour]
 
 
 def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -1,0 +1,120 @@
+"""The tasks ``m2kr/<subset>``, and ``m2kr``, which stands for all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from harness.dataset import DatasetWriter
+from harness.dataset.task import StoredTask
+from harness.errors import DataError, NotPreparedError, UsageError
+from harness.evaluation import Evaluation, evaluate
+from harness.plugin import About
+from harness.policy import OwnPolicy
+from harness.progress import Progress
+from harness.task import Protocol, Split
+from harness.types import Modality, Query, Ranking
+from tasks.m2kr.prepare import ANSWERS, write_subsets
+from tasks.m2kr.pseudo_recall import pseudo_measures, pseudo_recall
+from tasks.m2kr.subsets import PSEUDO_CUTOFFS, SUBSETS, Subset
+
+
+class M2KR(StoredTask, OwnPolicy):
+    """One subset of M2KR, each with a store of its own; without a variant, all of them.
+
+    The policy is that of `harness.evaluation.evaluate`, with pseudo recall beside it where rows
+    have answers.
+    """
+
+    about = About(
+        title="M2KR: passages that answer a question, go with an image, or both",
+        version="1",
+        licence="MIT (texts); images are their owners'",
+        citation=(
+            "Weizhe Lin, Jingbiao Mei, Jinghong Chen, Bill Byrne. PreFLMR: Scaling Up Fine-Grained "
+            "Late-Interaction Multi-modal Retrievers. ACL 2024. arXiv:2402.08327"
+        ),
+        url=(
+            "https://huggingface.co/datasets/BByrneLab/"
+            "multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
+        ),
+    )
+    variants = {"": "all subsets", **{name: subset.asks for name, subset in SUBSETS.items()}}
+    common_documents = True
+
+    @property
+    def subset(self) -> Subset:
+        """The subset of this variant.
+
+        Raises
+        ------
+        UsageError
+            If the address names all of them.
+        """
+        if not self.variant:
+            raise UsageError(
+                f"{self.address!r} stands for several tasks: name one of "
+                f"{', '.join(f'{self.name}/{name}' for name in SUBSETS)}."
+            )
+        return SUBSETS[self.variant]
+
+    @property
+    def protocol(self) -> Protocol:
+        """All passages of the split; hit rates, and pseudo recall where there are answers."""
+        return self.subset.protocol
+
+    def load(self, split: str, data: Path | None, progress: Progress) -> Split:
+        """Return one split (see `Task.load`)."""
+        if split == "test" and self.subset.published is None:
+            raise DataError(
+                f"{self.address} has no evaluated split: it is for training only "
+                f"(`clamr-bench train --task {self.address}`)."
+            )
+        return super().load(split, data, progress)
+
+    def not_prepared(self, folder: Path) -> NotPreparedError:
+        """Return the error for data that are not in `folder`."""
+        return NotPreparedError(
+            f"task {self.address!r} has no data yet: looked in {folder}. Prepare it with "
+            f"`clamr-bench data prepare {self.dataset} --source DIR --source IMAGES`, or point at "
+            "a prepared store with --data DIR. `clamr-bench run --task m2kr/sample --retriever "
+            "bm25-text` works without any data."
+        )
+
+    def write(self, sources: Sequence[Path], writer: DatasetWriter, progress: Progress) -> None:
+        """Read the subset's Parquet folders and images (see `tasks.m2kr.prepare`)."""
+        write_subsets(sources, [self.subset], writer, progress)
+
+    def rows(self, split: Split, queries: Sequence[Query]) -> Sequence[Query]:
+        """Return the queries."""
+        return queries
+
+    def measure(self, ranking: Ranking, split: Split, queries: Sequence[Query]) -> Evaluation:
+        """Return hit rates, and pseudo recall beside them (see `harness.policy.OwnPolicy`).
+
+        Raises
+        ------
+        DataError
+            If no query has a relevant passage.
+        """
+        names = self.protocol.measures
+        pseudo = pseudo_measures(PSEUDO_CUTOFFS) if self.subset.answers else ()
+        ids = [query.id for query in queries]
+        hits = evaluate(ranking, split.qrels, ids, names[: len(names) - len(pseudo)])
+        if not pseudo:
+            return hits
+        answers = {query.id: json.loads(query.attributes[ANSWERS]) for query in queries}
+        texts = ((d.id, d.texts.get(Modality.TEXT, "")) for d in split.documents)
+        found = pseudo_recall(ranking, hits.query_ids, answers, texts, PSEUDO_CUTOFFS)
+        return Evaluation(
+            measures=names,
+            query_ids=hits.query_ids,
+            values=np.concatenate([hits.values, found], axis=1),
+            missing_ids=hits.missing_ids,
+            without_positives=hits.without_positives,
+            unknown_queries=hits.unknown_queries,
+            unknown_documents=hits.unknown_documents,
+        )
