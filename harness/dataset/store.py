@@ -13,7 +13,7 @@ from harness.dataset.schema import SCHEMAS, document_of, query_of
 from harness.documents import Documents
 from harness.errors import DataError, did_you_mean
 from harness.task import Split
-from harness.types import Document, Query
+from harness.types import Document, Media, Query
 from harness.workspace import exclusive, lock_file, restore_folder, was_interrupted
 
 
@@ -127,16 +127,10 @@ class DatasetStore:
             for document in self.documents(split) if model.documents else ():
                 for files in document.media.values():
                     for media in files:
-                        if not media.path.is_file():
-                            problems.append(f"document {document.id!r}: {media.path} is missing.")
-                            continue
-                        available = media.path.stat().st_size - (media.offset or 0)
-                        exact = media.offset is None
-                        if available < media.size or (exact and available != media.size):
-                            problems.append(
-                                f"document {document.id!r}: {media.path} has {available:,} bytes, "
-                                f"{media.size:,} were there at preparation."
-                            )
+                        problems += _media_problems(f"document {document.id!r}", media)
+            for query in self.queries(split):
+                if query.image is not None:
+                    problems += _media_problems(f"query {query.id!r}", query.image)
         return problems
 
     def _parts(self) -> Iterator[tuple[Path, str, Part]]:
@@ -154,6 +148,19 @@ class DatasetStore:
             split, table = self.manifest.documents(split)
         for part in table.parts:
             yield from part_rows(self.folder / split / part.file, columns)
+
+
+def _media_problems(whose: str, media: Media) -> list[str]:
+    if not media.path.is_file():
+        return [f"{whose}: {media.path} is missing."]
+    available = media.path.stat().st_size - (media.offset or 0)
+    exact = media.offset is None
+    if available < media.size or (exact and available != media.size):
+        return [
+            f"{whose}: {media.path} has {available:,} bytes, {media.size:,} were there at "
+            "preparation."
+        ]
+    return []
 
 
 class _StoredDocuments(Documents):
