@@ -236,7 +236,7 @@ class EncoderRetriever(Retriever):
         self._last = None  # The weights may have been trained since.
         store = EmbeddingStore(workspace)
         self._fill(store, documents, leads=True)
-        self._scored = Scored(store, self._chosen, self.memory)
+        self._scored = Scored(store, self._chosen, self.memory, self.direction)
 
     def assist(self, documents: Documents, workspace: Workspace) -> None:
         """Encode documents that the leading process has not come to (see `Retriever.assist`)."""

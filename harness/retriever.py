@@ -58,7 +58,7 @@ class Capabilities:
     query_kinds
         Kinds of queries that it takes.
     directions
-        Directions that it can rank in.
+        Directions that it can rank in; see `Retriever.direction` for what the reverse one promises.
     trainable
         Whether ``clamr-bench train`` can train it.
     explains
@@ -105,6 +105,11 @@ class Retriever(Plugin, ABC):
     #: The only modalities that may score, for one that `masks`; None for all. Set by the runner,
     #: and no part of `identity`: it is an option of the run.
     modalities: frozenset[Modality] | None = None
+    #: In the reverse direction the documents ask: the runner compares, for each document, the
+    #: scores that `search` gives it for all queries. Whoever declares that direction promises that
+    #: scores of different queries are on one scale. Set by the runner, and no part of `identity`:
+    #: the task says it.
+    direction: Direction = Direction.FORWARD
     #: Where `index` and `search` report what they do beyond being at work; set by the runner.
     progress: Progress = Progress()
     #: Processes that index together (see `assist`); set by the runner.

@@ -124,7 +124,7 @@ class Embeddings(Retriever):
         wanted = self._matched([document.id for document in documents])
         store = EmbeddingStore(workspace)
         store.fill(self._items(wanted), _key, self._stored, batch_size=_BATCH, total=len(wanted))
-        self._scored = Scored(store, self._chosen, self.memory)
+        self._scored = Scored(store, self._chosen, self.memory, self.direction)
 
     def search(self, queries: Sequence[Query], k: int) -> Ranking:
         """Rank the documents for queries that the file knows (see `Retriever.search`).

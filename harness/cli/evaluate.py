@@ -36,10 +36,11 @@ def evaluate_command(
     from harness.progress import terminal_progress
     from harness.runfile import read_ranking
     from harness.runner.scoring import known_part, require_known, score
+    from harness.runner.transposed import as_asked
 
     made = task_of(task, set_)
     ranking = read_ranking(run)
-    loaded = made.load(split, data, terminal_progress())
+    loaded = as_asked(made, made.load(split, data, terminal_progress()))
     if not loaded.qrels:
         raise DataError(
             f"split {split!r} of {made.address!r} has no judgments, so there is nothing to evaluate"

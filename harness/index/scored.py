@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.index.exact import ExactIndex
 from harness.index.lookup import Lookup
@@ -10,6 +11,7 @@ from harness.index.options import ScoringSettings
 from harness.index.store import EmbeddingStore
 from harness.late_interaction import TokenEmbeddings
 from harness.late_interaction.attribution import Attribution, attribute
+from harness.plugin import Direction
 from harness.types import Modality, Query, Ranking
 
 
@@ -24,10 +26,21 @@ class Scored:
         How a score is made.
     memory
         Budget in bytes of a search.
+    direction
+        In the reverse one, scores of different queries are compared. A sum over query tokens grows
+        with their number, so it is divided by it, whatever the settings say.
     """
 
-    def __init__(self, store: EmbeddingStore, settings: ScoringSettings, memory: int) -> None:
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        settings: ScoringSettings,
+        memory: int,
+        direction: Direction = Direction.FORWARD,
+    ) -> None:
         self.store, self._scoring = store, settings.scoring
+        if direction is Direction.REVERSE:
+            self._scoring = replace(self._scoring, normalise=True)
         self._lookup = Lookup(store)
         self._index = ExactIndex(store, self._scoring, memory=memory, device=settings.search_device)
 

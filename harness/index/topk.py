@@ -99,6 +99,18 @@ class TopK:
         reached = np.where(worst == _NOTHING, -np.inf, _scores(worst))
         self._floor = reached.astype(np.float32)[:, None]
 
+    def state(self) -> NDArray[np.int64]:
+        """Return all that is kept, int64, shape ``(n_queries, k)``, for `restore`."""
+        if self._k:
+            self._sort()
+        return self._keys[:, : self._k].copy()
+
+    def restore(self, state: NDArray[np.int64]) -> None:
+        """Go on from the `state` of another of the same queries, k and ids; this one is new."""
+        self._keys[:, : self._k] = state
+        if self._k:
+            self._sort()
+
     def ranked(self) -> list[RankedList]:
         """Return the ranked list of each query."""
         ids = self._ids

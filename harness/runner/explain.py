@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.documents import ListedDocuments
-from harness.errors import PluginError, ResultError, UsageError, did_you_mean
+from harness.errors import CapabilityError, PluginError, ResultError, UsageError, did_you_mean
 from harness.late_interaction.attribution import Attribution
+from harness.plugin import Direction
 from harness.progress import Progress
 from harness.results.store import SavedRun
 from harness.retriever import Retriever
@@ -91,6 +92,12 @@ def explain(
     UsageError
         If there is no such query, document or modality.
     """
+    if task.direction is Direction.REVERSE:
+        raise CapabilityError(
+            f"run {saved.result.run_id} ranks queries for documents ({task.protocol.name}), and "
+            "what is explained is a document's score for a query: explain a run of the other "
+            "direction, which has the same scores."
+        )
     retriever.explain([], [])  # Refuses at once, if it cannot.
     if retriever.fingerprint != saved.result.retriever.fingerprint:
         raise ResultError(

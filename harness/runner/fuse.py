@@ -24,6 +24,7 @@ from harness.runner.fused_runs import NAME, FusedRuns, Plan, labels_of
 from harness.runner.record import build_result, run_identity
 from harness.runner.reopen import same_split, saved_ranking
 from harness.runner.scoring import score
+from harness.runner.transposed import as_asked
 from harness.task import Split, Task
 from harness.types import Query, Ranking
 from harness.workspace import atomic_write, digest, writable_folder
@@ -93,8 +94,9 @@ def fuse_runs(
             f"which is now {task.about.version}: run the parts again."
         )
     split = same_split(parts[0], task, data, progress)
+    asked = as_asked(task, split)
     if plan.tune_on is not None:
-        plan = _tuned(parts, task, split, plan, ResultsStore(results), data, progress)
+        plan = _tuned(parts, task, asked, plan, ResultsStore(results), data, progress)
     retriever = FusedRuns(parts, plan)
     seeds = {part.result.options.seed for part in parts}
     config = RunConfig(
@@ -115,11 +117,11 @@ def fuse_runs(
         if folder.complete is not None:
             return folder.complete, True
         reset_peak_memory()
-        queries = split.queries if config.limit is None else split.queries[: config.limit]
+        queries = asked.queries if config.limit is None else asked.queries[: config.limit]
         with progress.stage(f"fuse {len(parts)} runs"):
             ranking = retriever.search(queries, plan.k)
         with progress.stage("evaluate"):
-            scores = score(task, ranking, split, queries)
+            scores = score(task, ranking, asked, queries)
         with atomic_write(folder.path / CONFIG_NAME) as temporary:
             made_of = retriever.settings.model_dump(mode="json")
             text = yaml.safe_dump({NAME: {**made_of, "k": plan.k}}, sort_keys=False)
@@ -192,7 +194,7 @@ def _tuned(
         )
     found = [_counterpart(part, plan.tune_on or "", store) for part in parts]
     _check_parts(found)
-    other = same_split(found[0], task, data, progress)
+    other = as_asked(task, same_split(found[0], task, data, progress))
     shared = {query.id for query in split.queries} & {query.id for query in other.queries}
     if shared:
         raise UsageError(

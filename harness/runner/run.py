@@ -10,6 +10,7 @@ from harness.config import RunConfig
 from harness.documents import Documents, RestrictedDocuments
 from harness.environment import peak_memory, reset_peak_memory
 from harness.errors import CapabilityError, PluginError
+from harness.plugin import Direction
 from harness.progress import Progress
 from harness.results.schema import Efficiency
 from harness.results.store import SavedRun
@@ -20,6 +21,7 @@ from harness.runner.folder import RunFolder
 from harness.runner.record import build_result, masked, run_identity
 from harness.runner.scoring import require_known, score
 from harness.runner.search import search
+from harness.runner.transposed import as_asked, search_transposed
 from harness.task import Split, Task
 from harness.team import Team
 from harness.types import Modality, Query
@@ -72,10 +74,13 @@ def run(
     """
     writable_folder(results, "results folder")
     split = task.load(config.split, config.data, progress)
-    queries = split.queries if config.limit is None else split.queries[: config.limit]
-    check_capabilities(task, retriever, split, queries, config.modality_set)
-    check_ids((query.id for query in queries), split.documents.attributes())
-    documents = _prepared(retriever, split, config, team, progress)
+    reverse = task.direction is Direction.REVERSE
+    asked = as_asked(task, split)
+    queries = asked.queries if config.limit is None else asked.queries[: config.limit]
+    searched_for = split.queries if reverse else queries
+    check_capabilities(task, retriever, split, searched_for, config.modality_set)
+    check_ids((query.id for query in queries), asked.documents.attributes())
+    documents = _prepared(task, retriever, split, config, team, progress)
     identity = run_identity(task, retriever, split, config)
     fingerprint = digest(identity)
     with (
@@ -87,7 +92,7 @@ def run(
             return folder.complete, True
         folder.write_config(task, retriever, config)
         reset_peak_memory()
-        shown = [shown_to(retriever, query) for query in queries]
+        shown = [shown_to(retriever, query) for query in searched_for]
         workspace = _workspace(retriever, split, config)
 
         def busy(holder: str) -> None:
@@ -97,20 +102,28 @@ def run(
             team.tell(True)
             with progress.stage(f"index {len(documents):,} documents"):
                 index_seconds = retriever.timed_index(documents, workspace)
-            searched = search(retriever, shown, config.k, workspace, progress)
+            if reverse:
+                ids = [query.id for query in asked.queries]
+                searched = search_transposed(
+                    retriever, shown, ids, config.k, workspace, progress
+                ).only(query.id for query in queries)
+            else:
+                searched = search(retriever, shown, config.k, workspace, progress)
             index_bytes = retriever.index_bytes(workspace)
             require_known(
                 searched.ranking,
                 queries,
-                documents,
+                asked.documents,
                 f"retriever {retriever.address!r} returned",
                 "it may only rank what it was given",
             )
             with progress.stage("evaluate"):
-                scores = score(task, searched.ranking, split, queries)
-            attribution = attribution_of(
-                task, retriever, searched.ranking, split, queries, documents, progress
-            )
+                scores = score(task, searched.ranking, asked, queries)
+            attribution = None
+            if not reverse:
+                attribution = attribution_of(
+                    task, retriever, searched.ranking, split, queries, documents, progress
+                )
             efficiency = Efficiency(
                 index_seconds=index_seconds,
                 search_seconds=searched.seconds,
@@ -151,16 +164,22 @@ def assist(
     if not team.hear():
         return
     split = task.load(config.split, config.data, progress)
-    documents = _prepared(retriever, split, config, team, progress)
+    documents = _prepared(task, retriever, split, config, team, progress)
     with closing(retriever):
         retriever.assist(documents, _workspace(retriever, split, config))
 
 
 def _prepared(
-    retriever: Retriever, split: Split, config: RunConfig, team: Team, progress: Progress
+    task: Task,
+    retriever: Retriever,
+    split: Split,
+    config: RunConfig,
+    team: Team,
+    progress: Progress,
 ) -> Documents:
     """Tell the retriever what the run asks of it; return the documents that it is to index."""
     retriever.seed, retriever.memory = config.seed, config.memory
+    retriever.direction = task.direction
     retriever.progress, retriever.processes = progress, team.size
     retriever.modalities = config.modality_set if masked(retriever, config) else None
     if config.modality_set is None or masked(retriever, config):
@@ -203,7 +222,13 @@ def check_capabilities(
     if task.direction not in able.directions:
         raise CapabilityError(
             f"retriever {retriever.address!r} cannot rank in direction {task.direction.value!r}, "
-            f"which {task.address!r} asks for."
+            f"which {task.address!r} asks for"
+            + (
+                ": documents ask there, and its scores of different queries are not on one scale, "
+                "as those of vectors are."
+                if task.direction is Direction.REVERSE
+                else "."
+            )
         )
     kinds = set(map(QueryKind.of, queries))
     if not kinds <= able.query_kinds:

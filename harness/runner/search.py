@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import PluginError
+from harness.plugin import Direction
 from harness.progress import Progress
 from harness.retriever import Retriever
 from harness.runfile import read_ranking, write_ranking
@@ -50,6 +51,12 @@ class Searched:
         position = -(-percentile * len(self.latencies) // 100) - 1
         return self.latencies[position]
 
+    def only(self, queries: Iterable[str]) -> Searched:
+        """Return what the search gave for these queries alone."""
+        asked = set(queries)
+        lists = {query: row for query, row in self.ranking.items() if query in asked}
+        return replace(self, ranking=Ranking(lists))
+
     def forget(self) -> None:
         """Delete the checkpoints, once the run is saved."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -72,19 +79,7 @@ def search(
     PluginError
         If the retriever returns no ranking.
     """
-    key = digest(
-        {
-            "k": k,
-            "seed": retriever.seed,
-            "retriever": retriever.fingerprint,
-            "modalities": None
-            if retriever.modalities is None
-            else [modality.label for modality in sorted(retriever.modalities)],
-            "queries": [query.id for query in queries],
-        }
-    )
-    checkpoints = workspace.path / f"search-{key[:16]}"
-    checkpoints.mkdir(exist_ok=True)
+    checkpoints = checkpoints_of(retriever, queries, k, workspace)
     lists: dict[str, RankedList] = {}
     for part in sorted(checkpoints.glob("*.trec.gz")):
         lists.update(read_ranking(part))
@@ -98,12 +93,7 @@ def search(
                 advance(len(block))
                 continue
             before = time.perf_counter()
-            ranking = retriever.search(block, k)
-            if not isinstance(ranking, Ranking):
-                raise PluginError(
-                    f"retriever {retriever.address!r}: search returned "
-                    f"{type(ranking).__name__}, not a Ranking."
-                )
+            ranking = ranked_by(retriever, block, k)
             if len(block) == 1:
                 latencies.append((time.perf_counter() - before) * 1000)
             unsaved.update(ranking.top(k))
@@ -117,6 +107,43 @@ def search(
                 saved = time.perf_counter()
     seconds = None if done else time.perf_counter() - start
     return Searched(Ranking(lists | unsaved), seconds, tuple(sorted(latencies)), checkpoints)
+
+
+def checkpoints_of(
+    retriever: Retriever, queries: Sequence[Query], k: int, workspace: Workspace
+) -> Path:
+    """Return the folder in which a search keeps what is done, made if it is not there."""
+    identity = {
+        "k": k,
+        "seed": retriever.seed,
+        "retriever": retriever.fingerprint,
+        "modalities": None
+        if retriever.modalities is None
+        else [modality.label for modality in sorted(retriever.modalities)],
+        "queries": [query.id for query in queries],
+    }
+    if retriever.direction is Direction.REVERSE:
+        identity["direction"] = retriever.direction.value
+    folder = workspace.path / f"search-{digest(identity)[:16]}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def ranked_by(retriever: Retriever, queries: Sequence[Query], k: int) -> Ranking:
+    """Return the retriever's ranking.
+
+    Raises
+    ------
+    PluginError
+        If it returns something else.
+    """
+    ranking = retriever.search(queries, k)
+    if not isinstance(ranking, Ranking):
+        raise PluginError(
+            f"retriever {retriever.address!r}: search returned {type(ranking).__name__}, not a "
+            "Ranking."
+        )
+    return ranking
 
 
 def _blocks(queries: Sequence[Query]) -> Iterator[tuple[int, Sequence[Query]]]:

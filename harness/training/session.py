@@ -11,7 +11,8 @@ from typing import cast
 import yaml
 
 from harness.encoder import EncoderRetriever, Trainable
-from harness.errors import CapabilityError, PluginError
+from harness.errors import CapabilityError, PluginError, UsageError
+from harness.plugin import Direction
 from harness.progress import Progress
 from harness.retriever import Retriever
 from harness.runner.folder import slug
@@ -105,6 +106,11 @@ def train(
     TrainingError
         If the loss is not finite.
     """
+    if task.direction is Direction.REVERSE:
+        raise UsageError(
+            f"{task.address!r} is asked in the reverse direction ({task.protocol.name}), and one "
+            "trains in the forward one, whose scores it has too: leave that setting out."
+        )
     ranker, encoder = trainable(retriever)
     if team.leads:
         writable_folder(output, "training folder")

@@ -15,7 +15,7 @@ import numpy as np
 from harness.documents import Documents
 from harness.errors import UsageError
 from harness.fusion import Method, fuse_lists
-from harness.plugin import About
+from harness.plugin import About, Direction
 from harness.retriever import Capabilities, Retriever
 from harness.types import Modality, Query, RankedList, Ranking
 from harness.workspace import Workspace
@@ -64,7 +64,7 @@ class Fused(Retriever):
         self.capabilities = Capabilities(  # type: ignore[misc]
             modalities=reduce(or_, (part.modalities for part in self.parts)),
             query_kinds=reduce(and_, (one.query_kinds for one in able)),
-            directions=reduce(and_, (one.directions for one in able)),
+            directions=reduce(and_, (one.directions for one in able)) & self._directions,
             oracle=any(one.oracle for one in able)
             or (self.router is not None and self.router.oracle),
         )
@@ -74,6 +74,12 @@ class Fused(Retriever):
             licence="; ".join(dict.fromkeys(card.licence for card in cards)),
             citation="; ".join(dict.fromkeys(card.citation for card in cards)),
         )
+
+    @property
+    def _directions(self) -> frozenset[Direction]:
+        """Directions that the method leaves possible: ranks and spreads are those of one query."""
+        comparable = self.settings.method in (Method.MEAN, Method.MAX) and self.router is None
+        return frozenset(Direction) if comparable else frozenset({Direction.FORWARD})
 
     @property
     def retrievers(self) -> tuple[Retriever, ...]:
@@ -137,7 +143,7 @@ class Fused(Retriever):
             retriever = part.retriever
             if part.modalities and id(retriever) not in taken:
                 retriever.seed, retriever.memory = self.seed, self.memory
-                retriever.progress = self.progress
+                retriever.progress, retriever.direction = self.progress, self.direction
                 taken[id(retriever)] = part.index(documents, workspace)
         note_seconds(list(taken.values()), workspace)
 
