@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from harness.errors import PluginError, UsageError
-from harness.plugin import About
+from harness.plugin import About, Direction
 from harness.retriever import Capabilities
 from retrievers.model_settings import READS
 from retrievers.st.checks import TINY, check_installed
@@ -61,7 +61,7 @@ class MClip(FrameEncoder):
     )
     Settings: ClassVar[type[MClipSettings]] = MClipSettings
     settings: MClipSettings
-    capabilities = Capabilities(modalities=frozenset(READS))
+    capabilities = Capabilities(modalities=frozenset(READS), directions=frozenset(Direction))
     weights_help = "tiny; default: the published models, or the settings texts and images"
 
     def __init__(self, name: str, weights: str | None, settings: MClipSettings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UsageError
-from harness.plugin import About
+from harness.plugin import About, Direction
 from harness.retriever import Capabilities
 from harness.types import Modality
 from retrievers.clamr.settings import ClamrSettings
@@ -49,7 +49,9 @@ class Clamr(QwenEncoder):
     settings: ClamrSettings
     family = CLAMR
     capabilities = Capabilities(
-        modalities=frozenset((Modality.VIDEO, Modality.AUDIO, *TEXTS)), trainable=True
+        modalities=frozenset((Modality.VIDEO, Modality.AUDIO, *TEXTS)),
+        directions=frozenset(Direction),
+        trainable=True,
     )
     weights_help = (
         f"tiny, tiny-omni, a folder or a hub id; default: {CLAMR.released} (an adapter of "

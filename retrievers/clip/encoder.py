@@ -14,7 +14,7 @@ from harness.encoder import Encoder
 from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.media import MediaLoader
-from harness.plugin import About
+from harness.plugin import About, Direction
 from harness.retriever import Capabilities
 from harness.types import Document, Modality, Query
 from retrievers.clip.family import CLIP, SIGLIP, TINY, Family
@@ -62,7 +62,9 @@ class Clip(Encoder):
     )
     Settings: ClassVar[type[ClipSettings]] = ClipSettings
     settings: ClipSettings
-    capabilities = Capabilities(modalities=frozenset(READS), trainable=True)
+    capabilities = Capabilities(
+        modalities=frozenset(READS), directions=frozenset(Direction), trainable=True
+    )
     weights_help = f"tiny, a folder or a hub id; default: {CLIP.released}"
     family: ClassVar[Family] = CLIP
     weight_settings = ("revision", "initial_seed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.plugin import About
+from harness.plugin import About, Direction
 from harness.retriever import Capabilities
 from harness.types import TEXT_MODALITIES, Modality
 from retrievers.colqwen.settings import ColQwenSettings
@@ -48,6 +48,7 @@ class ColQwen(QwenEncoder):
     family = COLQWEN
     capabilities = Capabilities(
         modalities=frozenset((Modality.VIDEO, Modality.IMAGE, Modality.AUDIO, *TEXT_MODALITIES)),
+        directions=frozenset(Direction),
         trainable=True,
     )
     weights_help = (

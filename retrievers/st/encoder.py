@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.late_interaction.embeddings import SPAN_FIELDS
 from harness.media import LoadedDocument, MediaLoader
-from harness.plugin import About
+from harness.plugin import About, Direction
 from harness.retriever import Capabilities
 from harness.types import Document, Modality, Query
 from retrievers.model_settings import READS
@@ -206,7 +206,7 @@ class SentenceTransformers(FrameEncoder):
     )
     Settings: ClassVar[type[SentenceSettings]] = SentenceSettings
     settings: SentenceSettings
-    capabilities = Capabilities(modalities=frozenset(READS))
+    capabilities = Capabilities(modalities=frozenset(READS), directions=frozenset(Direction))
     weights_help = "tiny, a folder or a hub id"
 
     @property
