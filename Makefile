@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINS := --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-models install test test-slow test-realdata lint format bench docs schema leaderboard lock wheel clean
+.PHONY: help demo demo-text install test test-slow test-realdata lint format bench docs schema leaderboard lock wheel clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,15 +26,16 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install $(PINS) --editable '.[all]'
 	@touch $@ $(VENV)/.core
 
-demo: $(VENV)/.core ## Install the light core and run the main job on the generated sample
+demo-text: $(VENV)/.core ## Install the light core alone (no torch) and run the text baselines
 	$(BIN)/clamr-bench run --task multivent/sample --output demo/results \
 		--retriever random --retriever bm25-asr --retriever bm25-ocr \
 		--retriever bm25-description --retriever bm25-text
 	$(BIN)/clamr-bench leaderboard --output demo/results
 
-demo-models: $(VENV)/.all ## The same with the tiny trained models of every family and fusions of them
+demo: $(VENV)/.all ## Install everything and run the tiny models of every family against BM25
 	$(BIN)/clamr-bench run --task multivent/sample --output demo/results \
-		--retriever random --retriever bm25-text --retriever clip/tiny --retriever colqwen/tiny \
+		--retriever random --retriever bm25-asr --retriever bm25-ocr \
+		--retriever bm25-description --retriever bm25-text --retriever clip/tiny --retriever colqwen/tiny \
 		--retriever clamr-pooled/tiny --retriever clamr/tiny
 	$(BIN)/clamr-bench run --task multivent/sample --output demo/results --retriever fused \
 		--set fused.method=mean \
@@ -72,8 +73,9 @@ bench: $(VENV)/.all ## Run the benchmarks side by side with the peers (benchmark
 	$(BIN)/python benchmarks/train_loss.py --save
 	$(BIN)/python benchmarks/write_report.py
 
-docs: $(VENV)/.all ## Write the generated documents (JSON Schemas)
+docs: $(VENV)/.all ## Write the generated documents (JSON Schemas, command line)
 	$(BIN)/python docs/write_schemas.py
+	$(BIN)/python docs/write_cli.py
 
 leaderboard: $(VENV)/.core ## Write results/tables and leaderboard.md from results/runs
 	$(BIN)/clamr-bench leaderboard

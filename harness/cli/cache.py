@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import show
+from harness.cli.options import JsonOption
 
 app = typer.Typer(
     help="List, check and prune what retrievers keep in the cache.", no_args_is_help=True
@@ -15,13 +16,16 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_command() -> None:
-    """List the workspaces, longest unused first."""
+def list_command(as_json: JsonOption = False) -> None:
+    """List the workspaces, longest unused first.
+
+    `clamr-bench cache list`
+    """
     from harness.cache import cached
     from harness.workspace import workspaces_folder
 
     found = cached()
-    if not found:
+    if not found and not as_json:
         typer.echo(f"no workspaces in {workspaces_folder()}: `clamr-bench run` makes them.")
         return
     rows = [
@@ -37,14 +41,19 @@ def list_command() -> None:
         for one in found
     ]
     headers = ["workspace", "retriever", "data", "modalities", "state", "size", "last used (UTC)"]
-    show.table(headers, rows)
+    show.listing(headers, rows, as_json=as_json)
+    if as_json:
+        return
     total = show.size(sum(one.size for one in found))
     typer.echo(f"{len(found):,} workspaces, {total}, in {workspaces_folder()}")
 
 
 @app.command("check")
 def check_command() -> None:
-    """Compare all embeddings with their checksums."""
+    """Compare all embeddings with their checksums.
+
+    `clamr-bench cache check`
+    """
     from harness.cache import check
     from harness.errors import StorageError
     from harness.workspace import workspaces_folder
@@ -71,6 +80,8 @@ def prune_command(
     """Remove workspaces, and what killed processes left half written.
 
     Without an option only the latter goes. A workspace in use is never touched.
+
+    `clamr-bench cache prune --older-than 30`
     """
     from harness.cache import prune
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import show
-from harness.cli.options import DataOption, ResultsOption, complete_runs
+from harness.cli.options import DataOption, JsonOption, ResultsOption, complete_runs
 
 if TYPE_CHECKING:
     from harness.reporting.comparison import Compared, Comparison
@@ -40,7 +39,7 @@ def compare_command(
     moves: Annotated[
         int, typer.Option(min=0, help="Queries to list whose main measure moved most.")
     ] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     data: DataOption = None,
     output: ResultsOption = None,
 ) -> None:
@@ -61,7 +60,7 @@ def compare_command(
     groups = None if by is None else _groups(found[0], by, data)
     compared = compare(found, groups, measure, moves)
     if as_json:
-        typer.echo(json.dumps(asdict(compared), indent=1))
+        show.json(asdict(compared))
         return
     _show(found, compared)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import show
-from harness.cli.options import DataOption, SettingsOption, complete_tasks, task_of
+from harness.cli.options import DataOption, JsonOption, SettingsOption, complete_tasks, task_of
 
 if TYPE_CHECKING:
     from harness.dataset import DatasetStore
@@ -59,7 +59,10 @@ def check(
     name: NameArgument,
     media: Annotated[bool, typer.Option("--media", help="Look for every media file too.")] = False,
 ) -> None:
-    """Read every byte of a store and name what was changed."""
+    """Read every byte of a store and name what was changed.
+
+    `clamr-bench data check multivent/v1 --media`
+    """
     from harness.errors import DataError
 
     store = open_store(name)
@@ -75,7 +78,10 @@ def check(
 
 @app.command("stats")
 def stats(name: NameArgument) -> None:
-    """Show what a store holds: splits, modality coverage, languages, notes, the task's figures."""
+    """Show what a store holds: splits, modality coverage, languages, notes, the task's figures.
+
+    `clamr-bench data stats multivent/v1`
+    """
     from harness.dataset.task import StoredTask
     from harness.registry import TASKS, make_task
 
@@ -90,8 +96,11 @@ def stats(name: NameArgument) -> None:
 
 
 @app.command("list")
-def list_command() -> None:
-    """List the prepared stores."""
+def list_command(as_json: JsonOption = False) -> None:
+    """List the prepared stores.
+
+    `clamr-bench data list`
+    """
     from harness.dataset import DatasetStore
     from harness.workspace import data_folder
 
@@ -105,8 +114,8 @@ def list_command() -> None:
             for split, model in manifest.splits.items()
         )
         rows.append([manifest.task, splits, str(path.parent)])
-    if rows:
-        show.table(["task", "splits", "folder"], rows)
+    if rows or as_json:
+        show.listing(["task", "splits", "folder"], rows, as_json=as_json)
     else:
         typer.echo(
             f"no prepared datasets in {data_folder()}: `clamr-bench data prepare TASK --source "

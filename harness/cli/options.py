@@ -64,6 +64,7 @@ ResultsOption = Annotated[
         help="Results folder; default: CLAMR_BENCH_RESULTS, then ./results.",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def check_names(settings: Collection[str], known: Collection[str]) -> None:

@@ -11,6 +11,7 @@ import typer
 from harness.cli import show
 from harness.cli.options import (
     DataOption,
+    JsonOption,
     SettingsOption,
     SplitOption,
     complete_retrievers,
@@ -33,13 +34,17 @@ def tasks_command(
     name: Annotated[
         str | None, typer.Argument(help="Show one task whole.", autocompletion=complete_tasks)
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the tasks, or show one: protocol, settings, licence, citation."""
+    """List the tasks, or show one: protocol, settings, licence, citation.
+
+    `clamr-bench tasks multivent/sample`
+    """
     from harness.dataset.task import StoredTask
     from harness.registry import TASKS, make_task
 
     if name is None:
-        _list(TASKS)
+        _list(TASKS, as_json=as_json)
         return
     task = make_task(name)
     protocol = task.protocol
@@ -53,7 +58,7 @@ def tasks_command(
         store = task.default_store
         ready = (store / "dataset.json").is_file()
         facts["data"] = f"{store} ({'prepared' if ready else 'not prepared'})"
-    _show_one(task, task.address, facts)
+    _show_one(task, task.address, facts, as_json=as_json)
 
 
 def retrievers_command(
@@ -68,6 +73,7 @@ def retrievers_command(
     set_: SettingsOption = None,
     split: SplitOption = "test",
     data: DataOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the retrievers, or show one: capabilities, settings, licence, citation.
 
@@ -76,10 +82,11 @@ def retrievers_command(
     from harness.registry import RETRIEVERS, make_retriever
 
     if task is not None:
-        _list_for(task_of(task, set_), [name] if name else RETRIEVERS.names(), split, data)
+        names = [name] if name else RETRIEVERS.names()
+        _list_for(task_of(task, set_), names, split, data, as_json=as_json)
         return
     if name is None:
-        _list(RETRIEVERS)
+        _list(RETRIEVERS, as_json=as_json)
         return
     retriever = make_retriever(name)
     able = retriever.capabilities
@@ -91,10 +98,12 @@ def retrievers_command(
         "weights": retriever.weights_help or "none",
         "also": ", ".join(flags) or "-",
     }
-    _show_one(retriever, retriever.address, facts)
+    _show_one(retriever, retriever.address, facts, as_json=as_json)
 
 
-def _list_for(task: Task, names: Sequence[str], split: str, data: Path | None) -> None:
+def _list_for(
+    task: Task, names: Sequence[str], split: str, data: Path | None, *, as_json: bool
+) -> None:
     """Show which retrievers can run on a task, and why the others cannot."""
     from harness.errors import CapabilityError, PluginError
     from harness.progress import terminal_progress
@@ -114,10 +123,10 @@ def _list_for(task: Task, names: Sequence[str], split: str, data: Path | None) -
             continue
         reads = sorted(retriever.capabilities.modalities & present)
         rows.append([name, "yes", "reads " + ", ".join(modality.label for modality in reads)])
-    show.table(["retriever", "runs", "why"], rows, title=f"{task.address} · {split}")
+    show.listing(["retriever", "runs", "why"], rows, as_json=as_json)
 
 
-def _list(registry: Registry[Any]) -> None:
+def _list(registry: Registry[Any], *, as_json: bool) -> None:
     from harness.errors import PluginError
 
     rows, broken = [], []
@@ -127,12 +136,12 @@ def _list(registry: Registry[Any]) -> None:
             continue
         about = plugin.about
         rows.append([name, about.title, about.version, about.licence])
-    show.table([registry.kind, "what", "version", "licence"], rows)
+    show.listing([registry.kind, "what", "version", "licence"], rows, as_json=as_json)
     if broken:
         raise PluginError(" ".join(str(error) for error in broken))
 
 
-def _show_one(plugin: Any, address: str, facts: dict[str, str]) -> None:
+def _show_one(plugin: Any, address: str, facts: dict[str, str], *, as_json: bool) -> None:
     from harness.settings import describe_settings
 
     about = plugin.about
@@ -145,8 +154,13 @@ def _show_one(plugin: Any, address: str, facts: dict[str, str]) -> None:
     }
     if about.url:
         card["url"] = about.url
-    show.table([address, ""], [[key, value] for key, value in card.items()])
+    headers = ["setting", "type", "default", "meaning"]
     rows = [list(row) for row in describe_settings(type(plugin.settings))]
+    if as_json:
+        settings = [dict(zip(headers, row, strict=True)) for row in rows]
+        show.json({"address": address, **card, "settings": settings})
+        return
+    show.table([address, ""], [[key, value] for key, value in card.items()])
     if rows:
         example = f"--set {plugin.name}.{rows[0][0]}=VALUE"
-        show.table(["setting", "type", "default", "meaning"], rows, title=f"Settings: {example}")
+        show.table(headers, rows, title=f"Settings: {example}")

@@ -7,14 +7,17 @@ from typing import Annotated
 import typer
 
 from harness.cli import attribution, show
-from harness.cli.options import ResultsOption, RunArgument, complete_runs
+from harness.cli.options import JsonOption, ResultsOption, RunArgument, complete_runs
 
 app = typer.Typer(help="List, show and check saved results.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_command(output: ResultsOption = None) -> None:
-    """List the complete runs."""
+def list_command(output: ResultsOption = None, as_json: JsonOption = False) -> None:
+    """List the complete runs.
+
+    `clamr-bench results list --json`
+    """
     from harness.results.store import ResultsStore
     from harness.workspace import results_folder
 
@@ -34,20 +37,28 @@ def list_command(output: ResultsOption = None) -> None:
                 else "not judged",
             ]
         )
-    if rows:
-        show.table(["run", "task", "protocol", "retriever", "result"], rows)
+    if rows or as_json:
+        show.listing(["run", "task", "protocol", "retriever", "result"], rows, as_json=as_json)
     else:
         typer.echo(f"no results in {store.folder}: `clamr-bench run` makes them.")
 
 
 @app.command("show")
-def show_command(run: RunArgument, output: ResultsOption = None) -> None:
-    """Show one run: measures, breakdowns, coverage, cost, environment."""
+def show_command(
+    run: RunArgument, output: ResultsOption = None, as_json: JsonOption = False
+) -> None:
+    """Show one run: measures, breakdowns, coverage, cost, environment.
+
+    `clamr-bench results show 20260105-1200`
+    """
     from harness.results.store import ResultsStore
     from harness.workspace import results_folder
 
     saved = ResultsStore(output or results_folder()).find(run)
     result = saved.result
+    if as_json:
+        show.json(result.model_dump(mode="json"))
+        return
     task, retriever, cost = result.task, result.retriever, result.efficiency
     names = task.protocol.measures
     coverage = ", ".join(f"{key} {n:,}" for key, n in result.data.coverage.modalities.items())
@@ -95,7 +106,10 @@ def check(
     ] = None,
     output: ResultsOption = None,
 ) -> None:
-    """Check that saved runs are readable and as they were written."""
+    """Check that saved runs are readable and as they were written.
+
+    `clamr-bench results check`
+    """
     from harness.errors import ResultError
     from harness.results.store import ResultsStore
     from harness.workspace import results_folder

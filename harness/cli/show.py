@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.results.schema import Estimate
@@ -34,6 +34,21 @@ def table(
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     console.print(shown)
+
+
+def listing(headers: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
+    """Print rows as a table, or as a JSON list with an object for each."""
+    if as_json:
+        json([dict(zip(headers, row, strict=True)) for row in rows])
+    else:
+        table(headers, rows)
+
+
+def json(value: Any) -> None:
+    """Print a value as JSON."""
+    from json import dumps
+
+    print(dumps(value, indent=1, ensure_ascii=False))  # noqa: T201
 
 
 def estimate(measure: str, value: Estimate) -> str:

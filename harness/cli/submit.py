@@ -27,6 +27,8 @@ def submit_command(
     """Write a run as the submission JSON `{query: {document: score}}`.
 
     For tasks whose judgments are not public, such as `multivent/official`.
+
+    `clamr-bench submit 20260105-1200`
     """
     from harness.progress import terminal_progress
     from harness.registry import make_task
