@@ -81,6 +81,9 @@ class Encoder(Plugin, ABC):
         #: (a text longer than the model reads). An encoder adds to it while it encodes; the
         #: harness keeps the counts with the embeddings and puts them into the result.
         self.losses: Counter[str] = Counter()
+        #: The same of queries: ``query cut``. An encoder counts each query once, however often it
+        #: is asked.
+        self.query_losses: Counter[str] = Counter()
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -228,8 +231,9 @@ class EncoderRetriever(Retriever):
 
     @property
     def losses(self) -> Mapping[str, int]:
-        """What the encoder could not use, in this and in earlier processes."""
-        return {} if self._scored is None else self._scored.store.losses
+        """What the encoder could not use: of documents in any process, of queries in this one."""
+        found = Counter() if self._scored is None else self._scored.store.losses
+        return found + self.encoder.query_losses
 
     def index(self, documents: Documents, workspace: Workspace) -> None:
         """Encode the documents that no earlier process encoded (see `Retriever.index`)."""

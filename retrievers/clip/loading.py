@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
@@ -18,9 +17,9 @@ from retrievers.clip.forms import FORMS
 from retrievers.clip.settings import ClipSettings
 from retrievers.clip.texts import TOKENIZER_CONFIG, text_reader
 from retrievers.clip.towers import Towers
-from retrievers.qwen.checkpoint import Place, quiet
-from retrievers.qwen.names import listed
-from retrievers.qwen.source import CONFIG, Source, find, headers, opened
+from retrievers.qwen.checkpoint import Place, Placed, quiet
+from retrievers.qwen.source import CONFIG, Source, find
+from retrievers.tensors import fitting
 
 #: Counts of positions that transformers up to 4.30 wrote into checkpoints. The model makes them.
 _BUFFERS = {
@@ -50,7 +49,7 @@ def preparation(source: Source) -> dict[str, Any]:
     return {name: source.read_json(name) for name in names if (source.folder / name).is_file()}
 
 
-def place_of(settings: ClipSettings) -> Place:
+def place_of(settings: Placed) -> Place:
     """Return where the model goes, and in which precision.
 
     Raises
@@ -60,7 +59,6 @@ def place_of(settings: ClipSettings) -> Place:
     """
     if settings.device == "spread":
         raise UsageError("device = 'spread': these models fit on one device; give auto or cuda:N.")
-    # It reads `device` and `dtype`, which these settings have too.
     return Place.of(settings)
 
 
@@ -121,38 +119,6 @@ def load(source: Source, family: Family, settings: ClipSettings) -> Towers:
     texts = text_reader(source, form, config.text_config)
     with no_init_weights():
         model = form.model(config)
-    model.load_state_dict(_tensors(source, model, place), assign=True)
+    state = fitting(source, model, place.dtype, lambda name: None if name in _BUFFERS else name)
+    model.load_state_dict(state, assign=True)
     return Towers(model.to(place.device).eval(), images, texts)
-
-
-def _tensors(source: Source, model: torch.nn.Module, place: Place) -> dict[str, torch.Tensor]:
-    """Return the tensors of the files, which are exactly those of the model."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    files = {
-        name: found
-        for name, found in headers(source.weight_files()).items()
-        if name not in _BUFFERS
-    }
-    problems = {
-        "missing": expected.keys() - files.keys(),
-        "not part of the model": files.keys() - expected.keys(),
-        "of another shape": {
-            f"{name} {shape} for {expected[name]}"
-            for name, (_, shape) in files.items()
-            if name in expected and shape != expected[name]
-        },
-    }
-    if any(problems.values()):
-        told = "; ".join(f"tensors {what}: {listed(n)}" for what, n in problems.items() if n)
-        raise PluginError(
-            f"{source.name} does not fit the model that its {CONFIG} describes: {told}. Nothing "
-            "was loaded: fetch the checkpoint again."
-        )
-    found: dict[str, torch.Tensor] = {}
-    for file in {file for file, _ in files.values()}:
-        with opened(file) as tensors:
-            for name, (own, _) in files.items():
-                if own == file:
-                    # A copy: what is read lies in the mapped file, which may be written anew.
-                    found[name] = tensors.get_tensor(name).to(place.dtype, copy=True)
-    return found

@@ -18,6 +18,15 @@ from retrievers.clip.texts import TextReader
 Prepared = Mapping[str, torch.Tensor]
 
 
+def prepare(processor: Any, pictures: Sequence[NDArray[np.uint8]]) -> list[Prepared]:
+    """Return pictures as an image processor makes them (see `Towers.prepare`)."""
+    # Said here, because a picture three pixels high could be taken for one in channels.
+    made = processor(images=list(pictures), input_data_format="channels_last", return_tensors="pt")
+    return [
+        {name: values[place] for name, values in made.items()} for place in range(len(pictures))
+    ]
+
+
 class Towers:
     """Both towers, the image processor and the text reader of one checkpoint.
 
@@ -57,13 +66,7 @@ class Towers:
         pictures
             uint8 RGB, shape ``(height, width, 3)``; at least one, sizes may differ.
         """
-        # Said here, because a picture three pixels high could be taken for one in channels.
-        made = self.images(
-            images=list(pictures), input_data_format="channels_last", return_tensors="pt"
-        )
-        return [
-            {name: values[place] for name, values in made.items()} for place in range(len(pictures))
-        ]
+        return prepare(self.images, pictures)
 
     def forward_images(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """Return unit vectors: float32, shape ``(images, dim)``. Gradients are kept."""

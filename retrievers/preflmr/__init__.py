@@ -1,0 +1,1 @@
+"""PreFLMR: late interaction of a question about a picture with passages."""

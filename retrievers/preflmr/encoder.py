@@ -1,0 +1,362 @@
+"""PreFLMR as an encoder of the harness. torch is imported when the model is first used."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from harness.encoder import Encoder
+from harness.errors import UsageError
+from harness.late_interaction import TokenEmbeddings
+from harness.media import LoadedDocument, MediaLoader
+from harness.plugin import About
+from harness.retriever import Capabilities, QueryKind
+from harness.types import Document, Modality, Query
+from retrievers.model_settings import READS
+from retrievers.preflmr.settings import PreFLMRSettings
+from retrievers.qwen.ahead import Ahead
+from retrievers.qwen.encoder import check_installed
+from retrievers.qwen.kept import Kept
+from retrievers.qwen.shipped import card_of, place
+from retrievers.qwen.source import sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.training.plan import Blueprint
+    from retrievers.preflmr.engine import Asked, Engine
+    from retrievers.preflmr.pieces import Piece
+    from retrievers.preflmr.questions import Question
+    from retrievers.qwen.source import Source
+
+#: Version of what sequences and vectors are: raise it when the same input would give others.
+VERSION = 1
+#: Built-in weights.
+TINY = "tiny"
+
+#: Documents that are prepared ahead of the model: 10 frames of 224 x 224 pixels take 6 MB.
+_AHEAD = 8
+#: Batches that go to the model together; the documents after them are decoded meanwhile.
+_TOGETHER = 4
+
+log = logging.getLogger("clamr_bench.preflmr")
+
+
+class PreFLMR(Encoder):
+    """PreFLMR and FLMR: a question with its picture against passages, by late interaction.
+
+    A query's vectors are those of its text without the instruction, of its picture, and of each
+    patch of the picture as seen with the text. An address names weights: ``tiny`` (built in), or a
+    folder or a hub id of a checkpoint.
+    """
+
+    about = About(
+        title="PreFLMR",
+        version="1",
+        licence="MIT (the published checkpoints)",
+        citation="Lin, Mei, Chen, Byrne, PreFLMR: Scaling Up Fine-Grained Late-Interaction "
+        "Multi-modal Retrievers, ACL 2024, arXiv:2402.08327.",
+        url="https://github.com/LinWeizheDragon/FLMR",
+    )
+    Settings: ClassVar[type[PreFLMRSettings]] = PreFLMRSettings
+    settings: PreFLMRSettings
+    capabilities = Capabilities(
+        modalities=frozenset(READS), query_kinds=frozenset(QueryKind), trainable=True
+    )
+    weights_help = "tiny, a folder or a hub id; default: LinWeizheDragon/PreFLMR_ViT-L"
+    weight_settings = ("revision", "initial_seed")
+
+    def __init__(self, name: str, weights: str | None, settings: PreFLMRSettings) -> None:
+        super().__init__(name, weights, settings)
+        if settings.initial_seed is not None and weights != TINY:
+            raise UsageError(
+                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
+                f"({TINY}); leave the setting out."
+            )
+        self.untrained = weights == TINY and self._shipped is None
+        self.trained_in = card_of(self._shipped)
+        self._kept: Kept[list[Piece]] = Kept(_bytes)
+        self._pictures: Kept[torch.Tensor | None] = Kept(_picture_bytes)
+        self._computing = 0.0
+        self._noted: set[tuple[str, str]] = set()
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds that workers decoded, that the model waited for them, and that it computed."""
+        loaders = (self._loader, self._query_loader)
+        return {
+            "decode": sum(loader.decoding for loader in loaders),
+            "wait": sum(loader.waiting for loader in loaders),
+            "model": self._computing,
+        }
+
+    def expect(self, documents: Sequence[Document]) -> None:
+        """Let the workers begin on the documents after the next batch when they are free."""
+        self._loader.expect(self._kept.missing(self._restricted(documents)))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the files' hashes or commits, the precision, and what the media reader does."""
+        check_installed(self.name)
+        from retrievers.clip.loading import place_of
+        from retrievers.preflmr.loading import preparation
+
+        source = self._source
+        return {
+            "preflmr": VERSION,
+            "files": self._files_identity(),
+            "preparation": None if source is None else preparation(source),
+            "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
+            "media": self._loader.identity(),
+        }
+
+    def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
+        """Return the vectors of queries that count: of their images, then of their texts."""
+        asked = self._asked(batch)
+        begun = time.perf_counter()
+        rows = self.engine.encode_queries(asked)
+        self._computing += time.perf_counter() - begun
+        return TokenEmbeddings.concatenate(
+            [
+                TokenEmbeddings.from_padded(
+                    vectors.numpy()[None], np.ones((1, len(kinds)), np.int64), kinds.numpy()[None]
+                )
+                for vectors, kinds in rows
+            ]
+        )
+
+    def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
+        """Return the documents' vectors, and where in its source each comes from.
+
+        Media are decoded and prepared ahead of the model.
+        """
+        engine = self.engine
+        made: list[list[Piece]] = []
+        vectors: list[torch.Tensor] = []
+        waiting: list[Piece] = []
+        for pieces in Ahead(self._made([*self._restricted(batch)]), depth=_AHEAD):
+            made.append(pieces)
+            waiting.extend(pieces)
+            if len(waiting) >= _TOGETHER * engine.batches.most:
+                vectors.extend(self._encoded(waiting))
+                waiting = []
+        vectors.extend(self._encoded(waiting))
+        return _packed(made, vectors)
+
+    def query_tokens(self, query: Query) -> Sequence[str]:
+        """Return word pieces, ``[image 3/32]`` and ``[patch 2,5]``, as `encode_queries` has them.
+
+        Patches are numbered by row and column, from 1.
+        """
+        (asked,) = self._asked([query])
+        engine, question = self.engine, asked.question
+        texts = [engine.questions.pieces.spell(n) for n in question.ids[question.kept].tolist()]
+        return texts if asked.pixels is None else [*engine.image_names(), *texts]
+
+    def blueprint(self) -> Blueprint:
+        """Return the architecture, without weights (see `harness.training.plan`)."""
+        from retrievers.preflmr.published import blueprint
+
+        return blueprint(self.weights, self.settings)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model (see `harness.encoder.Trainable`)."""
+        return self.engine.model
+
+    def lora_targets(self) -> Sequence[str]:
+        """Return the linear layers of all but the image tower."""
+        return self.engine.model.lora_targets()
+
+    def frozen(self) -> Sequence[str]:
+        """Return the submodules of `module` that no training changes: the image tower."""
+        return self.engine.model.frozen()
+
+    def forward_queries(self, batch: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
+        from retrievers.preflmr.engine import padded
+
+        return padded(self.engine.query_rows(self._asked(batch)))
+
+    def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode with gradients (see `harness.encoder.Trainable`).
+
+        What documents are made into is kept, so that a later epoch decodes nothing again.
+        """
+        from retrievers.preflmr.engine import padded
+
+        pieces = self._kept.of([*self._restricted(batch)], self._made)
+        return padded(self.engine.document_rows(pieces))
+
+    def save(self, folder: Path) -> None:
+        """Write a whole checkpoint, LoRA merged in (see `harness.encoder.Trainable`)."""
+        from retrievers.clip.loading import place_of
+        from retrievers.preflmr.saving import save
+
+        save(self.engine.model, folder, self._source, place_of(self.settings).dtype)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of the model as `retrievers.qwen.shipped.write_builtin` takes them."""
+        from retrievers.qwen.adapter import merged
+
+        return merged(self.engine.model)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded once, when it is first needed."""
+        check_installed(self.name)
+        from retrievers.preflmr.assembly import assemble
+
+        return assemble(self._source, self.settings, self._shipped, self.losses)
+
+    def close(self) -> None:
+        """End the processes that decode media; they are started again when needed."""
+        self._loader.close()
+        self._query_loader.close()
+        self._kept.clear()
+        self._pictures.clear()
+
+    @property
+    def _shipped(self) -> Path | None:
+        """The file of trained built-in weights, if it is there and to be used."""
+        if self.weights != TINY or self.settings.initial_seed is not None:
+            return None
+        file = place("preflmr", "preflmr", TINY)
+        return file if file.is_file() else None
+
+    def _files_identity(self) -> Any:
+        """Return what names the weights."""
+        if self._source is not None:
+            return self._source.identity()
+        return TINY if self._shipped is None else {TINY: sha256(self._shipped)}
+
+    @cached_property
+    def _source(self) -> Source | None:
+        """The files; None for built-in weights."""
+        if self.weights == TINY:
+            return None
+        from retrievers.preflmr.loading import find_weights
+
+        return find_weights(self.weights, self.settings)
+
+    @property
+    def _reads(self) -> frozenset[Modality]:
+        pictures = frozenset({Modality.VIDEO, Modality.IMAGE})
+        reads = self.settings.reads
+        return reads if self.settings.document_images else reads - pictures
+
+    @cached_property
+    def _loader(self) -> MediaLoader:
+        return self.settings.loader(
+            video=Modality.VIDEO in self._reads,
+            images=Modality.IMAGE in self._reads,
+            losses=self.losses,
+        )
+
+    @cached_property
+    def _query_loader(self) -> MediaLoader:
+        # What it counts is of documents; damage of a query's image is noted with the query.
+        return self.settings.loader(video=False, images=True, losses=Counter())
+
+    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
+        """Yield the documents with what is read of them."""
+        return (document.only(self._reads) for document in documents)
+
+    def _made(self, batch: Sequence[Document]) -> Iterator[list[Piece]]:
+        """Yield the pieces of documents that hold only what is read, decoded ahead."""
+        return map(self.engine.cutter.document, self._loader.load(batch))
+
+    def _encoded(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
+        begun = time.perf_counter()
+        vectors = self.engine.encode(pieces)
+        self._computing += time.perf_counter() - begun
+        return vectors
+
+    def _asked(self, batch: Sequence[Query]) -> list[Asked]:
+        """Return queries as the model takes them."""
+        from retrievers.preflmr.engine import Asked
+
+        questions = [self._question(query) for query in batch]
+        shown = [
+            Document(query.id, media={Modality.IMAGE: (query.image,)})
+            for query in batch
+            if query.image is not None
+        ]
+        pixels = iter(self._pictures.of(shown, self._prepared))
+        found = [None if query.image is None else next(pixels) for query in batch]
+        if self.settings.blank_images:
+            found = [self.engine.blank_image if each is None else each for each in found]
+        return [Asked(*each) for each in zip(questions, found, strict=True)]
+
+    def _question(self, query: Query) -> Question:
+        question = self.engine.questions.read(query)
+        if question.unmasked:
+            self._note(
+                query,
+                "query instruction cut",
+                f"its instruction is longer than query_length = {len(question.ids)} tokens: its "
+                "question is not read, and nothing of the instruction is masked",
+            )
+        elif question.cut:
+            self._note(
+                query,
+                "query cut",
+                f"it is longer than query_length = {len(question.ids)} tokens, its instruction "
+                "included",
+            )
+        return question
+
+    def _prepared(self, shown: Sequence[Document]) -> Iterator[torch.Tensor | None]:
+        """Yield the images of queries as the image tower takes them; None for a damaged one."""
+        return map(self._picture, self._query_loader.load(shown))
+
+    def _picture(self, loaded: LoadedDocument) -> torch.Tensor | None:
+        for damage in loaded.damaged:
+            what = f"query image {damage.kind}"
+            self._note(Query(loaded.document.id, ""), what, "it is asked without its image")
+        images = loaded.images
+        return self.engine.cutter.prepared(images)[0] if images else None
+
+    def _note(self, query: Query, what: str, told: str) -> None:
+        """Count what a query lacks, once; say it of the first one."""
+        if (query.id, what) in self._noted:
+            return
+        self._noted.add((query.id, what))
+        if not self.query_losses[what]:
+            log.warning("query %s: %s. Others like it are counted.", query.id, told)
+        self.query_losses[what] += 1
+
+
+def _packed(items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]) -> TokenEmbeddings:
+    """Join the vectors of each item's pieces, which follow one another."""
+    parts, rest = [], iter(vectors)
+    for pieces in items:
+        found = [next(rest).numpy() for _ in pieces]
+        if not found:
+            parts.append(TokenEmbeddings.of([{}]))
+            continue
+        numbers = np.repeat([int(piece.modality) for piece in pieces], [len(v) for v in found])
+        parts.append(
+            TokenEmbeddings.from_padded(
+                np.concatenate(found)[None],
+                np.ones((1, len(numbers)), np.int64),
+                numbers[None],
+                spans=np.concatenate([piece.spans for piece in pieces])[None],
+            )
+        )
+    return TokenEmbeddings.concatenate(parts)
+
+
+def _bytes(pieces: Sequence[Piece]) -> int:
+    """Return what the pieces of a document take in memory."""
+    return sum(piece.nbytes for piece in pieces)
+
+
+def _picture_bytes(picture: torch.Tensor | None) -> int:
+    return 0 if picture is None else int(picture.nbytes)

@@ -1,0 +1,61 @@
+"""Settings of PreFLMR."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harness.encoder import EncoderSettings
+from harness.media import MediaSettings
+from retrievers.model_settings import ModelSettings
+
+
+class PreFLMRSettings(EncoderSettings, MediaSettings, ModelSettings):
+    """How the checkpoint is loaded and what it is given.
+
+    Settings of the machine alone (device, workers, ...) are left out of dumps, hence of
+    fingerprints: the same vectors come out, but for rounding.
+    """
+
+    unread = "neither the text encoder nor the image tower reads {}"
+
+    batch_size: int = Field(
+        64,
+        ge=1,
+        description="Documents taken together; batch_inputs limits what is encoded at once.",
+    )
+    revision: str | None = Field(None, description="Commit, tag or branch of a hub id.")
+    initial_seed: int | None = Field(
+        None,
+        ge=0,
+        description="Draw built-in weights anew from this seed, untrained, instead of those that "
+        "ship; training starts from them.",
+    )
+    query_length: int | None = Field(
+        None,
+        ge=4,
+        description="Tokens of a query, instruction and marks included; default: the "
+        "checkpoint's, 32.",
+    )
+    document_length: int | None = Field(
+        None,
+        ge=4,
+        description="Most tokens of a document's text, marks included; default: the checkpoint's, "
+        "512.",
+    )
+    blank_images: bool = Field(
+        False,
+        description="Show a black picture with a query that has none, as M2KR's evaluation script "
+        "does.",
+    )
+    document_images: bool = Field(
+        True,
+        description="Read frames and images of documents, 32 vectors each; the published models "
+        "were trained on documents of text alone.",
+    )
+    batch_inputs: int | None = Field(
+        None,
+        ge=1,
+        exclude=True,
+        description="Most images, or texts, that are encoded at once; default: 64 on a GPU, 16 on "
+        "a CPU.",
+    )
