@@ -26,7 +26,7 @@ from harness.policy import OwnPolicy
 from harness.progress import Progress
 from harness.retriever import Capabilities, QueryKind, Retriever
 from harness.settings import Settings
-from harness.task import Protocol, Split, Task
+from harness.task import Column, Group, Protocol, Split, Task
 from harness.types import Document, Media, Modality, Qrels, Query, RankedList, Ranking
 from harness.workspace import Workspace
 
@@ -37,6 +37,7 @@ __all__ = [
     "Capabilities",
     "CapabilityError",
     "ClamrBenchError",
+    "Column",
     "Coverage",
     "DataError",
     "DatasetStore",
@@ -47,6 +48,7 @@ __all__ = [
     "Encoder",
     "EncoderSettings",
     "Evaluation",
+    "Group",
     "ListedDocuments",
     "Media",
     "Modality",

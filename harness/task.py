@@ -119,6 +119,59 @@ class Split:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a group's table: one measure of one task, under a heading of its own."""
+
+    heading: str
+    task: str
+    measure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The tasks that one address stands for, and the table that the literature makes of them.
+
+    Attributes
+    ----------
+    members
+        Addresses of the tasks.
+    columns
+        The table: a row for each retriever. Members without a column are for training only.
+    remedy
+        What to do where no member has data.
+    """
+
+    members: tuple[str, ...]
+    columns: tuple[Column, ...]
+    remedy: str
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Members that have a column."""
+        return tuple(dict.fromkeys(column.task for column in self.columns))
+
+    def layout(
+        self, figures: Mapping[str, Mapping[str, Mapping[str, float]]]
+    ) -> list[tuple[str, list[float | None]]]:
+        """Return the rows of the table.
+
+        Parameters
+        ----------
+        figures
+            ``{name of the row: {address of the task: {measure: mean}}}``.
+
+        Returns
+        -------
+        list
+            The name of each row with a figure for each column, None where there is none.
+        """
+        return [
+            (name, [tasks.get(c.task, {}).get(c.measure) for c in self.columns])
+            for name, tasks in figures.items()
+        ]
+
+
 class Task(Plugin, ABC):
     """A benchmark: one or more variants, each with its own protocol.
 
@@ -166,6 +219,20 @@ class Task(Plugin, ABC):
     def direction(self) -> Direction:
         """Which side asks; a setting may say so. Its protocol must have a name of its own."""
         return Direction.FORWARD
+
+    @property
+    def group(self) -> Group | None:
+        """The tasks that this address stands for; None for a task that is one itself."""
+        return None
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `load` finds data where it looks without being told where."""
+        return True
+
+    def found_in(self, sources: Sequence[Path]) -> bool:
+        """Whether the folders `sources` hold files of this task; asked of members of a group."""
+        return True
 
     @property
     @abstractmethod

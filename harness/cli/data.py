@@ -47,11 +47,13 @@ def prepare(
     `clamr-bench data prepare multivent/v1 --source DIR`
     """
     from harness.dataset import DatasetStore
+    from harness.groups import to_prepare
     from harness.progress import terminal_progress
+    from harness.registry import make_task
 
-    made = task_of(task, set_)
-    folder = made.prepare(source or [], data, terminal_progress(), strict=strict)
-    show_store(DatasetStore(folder))
+    progress = terminal_progress()
+    for one in to_prepare(task_of(task, set_), source or [], data, make_task):
+        show_store(DatasetStore(one.prepare(source or [], data, progress, strict=strict)))
 
 
 @app.command("check")
@@ -65,15 +67,16 @@ def check(
     """
     from harness.errors import DataError
 
-    store = open_store(name)
-    problems = store.check()
-    if media and not problems:
-        problems = store.check_media()
-    if problems:
-        shown = problems[:20]
-        more = [f"... and {len(problems) - 20:,} more."] if len(problems) > 20 else []
-        raise DataError("\n".join([f"{store.folder} is not as it was prepared:", *shown, *more]))
-    typer.echo(f"{store.folder}: every part is as it was prepared.")
+    for store in open_stores(name):
+        problems = store.check()
+        if media and not problems:
+            problems = store.check_media()
+        if problems:
+            shown = problems[:20]
+            more = [f"... and {len(problems) - 20:,} more."] if len(problems) > 20 else []
+            lines = [f"{store.folder} is not as it was prepared:", *shown, *more]
+            raise DataError("\n".join(lines))
+        typer.echo(f"{store.folder}: every part is as it was prepared.")
 
 
 @app.command("stats")
@@ -85,14 +88,16 @@ def stats(name: NameArgument) -> None:
     from harness.dataset.task import StoredTask
     from harness.registry import TASKS, make_task
 
-    store = open_store(name)
-    show_store(store)
-    address = store.manifest.task if Path(name).is_dir() else name
-    # The task of a store in a folder may not be installed here.
-    if not Path(name).is_dir() or address in TASKS.names():
-        task = make_task(address)
-        for table in task.statistics(store) if isinstance(task, StoredTask) else ():
-            show.table(table.headers, table.rows, numeric=True)
+    stores = open_stores(name)
+    for store in stores:
+        show_store(store)
+        one = Path(name).is_dir() or len(stores) > 1
+        address = store.manifest.task if one else name
+        # The task of a store in a folder may not be installed here.
+        if not one or address in TASKS.names():
+            task = make_task(address)
+            for table in task.statistics(store) if isinstance(task, StoredTask) else ():
+                show.table(table.headers, table.rows, numeric=True)
 
 
 @app.command("list")
@@ -125,20 +130,34 @@ def list_command(as_json: JsonOption = False) -> None:
 
 def open_store(name: str) -> DatasetStore:
     """Open the store of a task, or in a folder."""
+    from harness.errors import UsageError
+
+    stores = open_stores(name)
+    if len(stores) > 1:
+        tasks = ", ".join(store.manifest.task for store in stores)
+        raise UsageError(f"{name!r} stands for several tasks: name one of {tasks}.")
+    return stores[0]
+
+
+def open_stores(name: str) -> list[DatasetStore]:
+    """Open the store of a task, or in a folder; of a group, those of its prepared members."""
     from harness.dataset import DatasetStore
     from harness.dataset.task import StoredTask
     from harness.errors import NotPreparedError, UsageError
+    from harness.groups import prepared
     from harness.registry import make_task
 
     if Path(name).is_dir():
-        return DatasetStore(Path(name))
-    task = make_task(name)
-    if not isinstance(task, StoredTask):
-        raise UsageError(f"task {name!r} keeps no dataset store.")
-    try:
-        return DatasetStore(task.default_store)
-    except NotPreparedError:
-        raise task.not_prepared(task.default_store) from None
+        return [DatasetStore(Path(name))]
+    stores = []
+    for task in prepared(make_task(name), make_task):
+        if not isinstance(task, StoredTask):
+            raise UsageError(f"task {name!r} keeps no dataset store.")
+        try:
+            stores.append(DatasetStore(task.default_store))
+        except NotPreparedError:
+            raise task.not_prepared(task.default_store) from None
+    return stores
 
 
 def show_store(store: DatasetStore) -> None:

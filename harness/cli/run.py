@@ -19,7 +19,11 @@ from harness.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from harness.config import RunConfig
+    from harness.progress import Progress
     from harness.results.store import SavedRun
+    from harness.retriever import Retriever
+    from harness.task import Group, Task
 
 
 def register(app: typer.Typer) -> None:
@@ -74,14 +78,16 @@ def run_command(
     """Run retrievers on tasks and save results.
 
     Every retriever runs on every task. A run that was killed goes on; one that is complete is
-    shown again.
+    shown again. An address that stands for several tasks (m2kr) runs those that are prepared, and
+    a retriever leaves out what it cannot do of them.
 
     `clamr-bench run --task multivent/sample --retriever bm25-asr --retriever bm25-text`
     """
     from itertools import product
 
     from harness.config import RunConfig
-    from harness.errors import UsageError
+    from harness.errors import CapabilityError, UsageError
+    from harness.groups import to_run
     from harness.progress import Progress, terminal_progress
     from harness.registry import RETRIEVERS, TASKS, make_retriever, make_task
     from harness.runner import assist, run
@@ -105,18 +111,25 @@ def run_command(
     }
     chosen = RunConfig.make(config, flags)
     results = chosen.output or results_folder()
-    tasks = [(a, TASKS.find(a).name) for a in chosen.tasks]
+
+    def task_at(address: str) -> Task:
+        return make_task(address, chosen.settings_of(address, TASKS.find(address).name))
+
+    # Everything is made before anything runs: a typo in the last retriever costs no hours.
+    asked = [task_at(address) for address in chosen.tasks]
+    groups = [one.group for one in asked if one.group is not None]
     found = [(a, RETRIEVERS.find(a)) for a in chosen.retrievers]
-    pairs = [*tasks, *((a, one.name) for a, one in found)]
-    check_names(chosen.settings, {name for pair in pairs for name in pair})
+    members = {address for group in groups for address in group.members}
+    names = {one.name for one in asked} | {one.name for _, one in found}
+    check_names(chosen.settings, {*names, *members, *chosen.tasks, *chosen.retrievers})
     known = [one.plugin.Settings.model_fields for _, one in found]
     if chosen.on_damaged and not any("on_damaged" in fields for fields in known):
         raise UsageError(
             f"--on-damaged {chosen.on_damaged} is for retrievers that read media files, and "
             f"{', '.join(chosen.retrievers)} reads none: leave it out."
         )
-    # Everything is made before anything runs: a typo in the last retriever costs no hours.
-    made_tasks = [make_task(a, chosen.settings_of(a, name)) for a, name in tasks]
+    expanded = [member for one in asked for member in to_run(one, chosen.data, task_at)]
+    made_tasks = list({one.address: one for one in expanded}.values())
     made = [
         make_retriever(a, chosen.settings_of(a, one.name, fields))
         for (a, one), fields in zip(found, known, strict=True)
@@ -124,7 +137,14 @@ def run_command(
     team = Team.here()
     progress = terminal_progress() if team.leads else Progress()
     saved: list[SavedRun] = []
+    left_out: list[str] = []
     for one_task, one_retriever in product(made_tasks, made):
+        if one_task.address in members - set(chosen.tasks):
+            reason = _cannot(one_task, one_retriever, chosen, progress)
+            if reason is not None:
+                progress.note(f"left out: {reason}")
+                left_out.append(reason)
+                continue
         if not team.leads:
             assist(one_task, one_retriever, chosen, team, progress)
             continue
@@ -136,7 +156,43 @@ def run_command(
             progress.note("complete already (--again runs it anew)")
         saved.append(done)
     team.part()
+    if left_out and team.leads and not saved:
+        raise CapabilityError(f"there is nothing to run. {left_out[0]}")
     show_runs(saved)
+    for group in groups:
+        show_group(group, saved)
+
+
+def _cannot(task: Task, retriever: Retriever, config: RunConfig, progress: Progress) -> str | None:
+    """Return why a retriever cannot do a member of a group, which is then left out.
+
+    Every process of a launch finds the same, so none waits for another.
+    """
+    from harness.errors import CapabilityError
+    from harness.runner import check_capabilities
+
+    split = task.load(config.split, config.data, progress)
+    try:
+        check_capabilities(task, retriever, split, split.queries, config.modality_set)
+    except CapabilityError as error:
+        return str(error)
+    return None
+
+
+def show_group(group: Group, saved: Sequence[SavedRun]) -> None:
+    """Show the table of a group: one row a retriever, in percent, blank where nothing was run."""
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for run in saved:
+        address = run.result.task.address
+        if address in group.evaluated:
+            means = {name: value.mean for name, value in run.result.measures.items()}
+            figures.setdefault(_label(run), {})[address] = means
+    rows = [
+        [label, *("" if value is None else f"{value * 100:.2f}" for value in values)]
+        for label, values in group.layout(figures)
+    ]
+    if rows:
+        show.table(["retriever", *(c.heading for c in group.columns)], rows, numeric=True)
 
 
 def show_runs(saved: Sequence[SavedRun]) -> None:

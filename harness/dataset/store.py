@@ -156,10 +156,8 @@ def _media_problems(whose: str, media: Media) -> list[str]:
     available = media.path.stat().st_size - (media.offset or 0)
     exact = media.offset is None
     if available < media.size or (exact and available != media.size):
-        return [
-            f"{whose}: {media.path} has {available:,} bytes, {media.size:,} were there at "
-            "preparation."
-        ]
+        found, written = f"{available:,}", f"{media.size:,}"
+        return [f"{whose}: {media.path} has {found} bytes, {written} were there at preparation."]
     return []
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.dataset.manifest import MANIFEST_NAME
 from harness.dataset.store import DatasetStore
 from harness.dataset.writer import DatasetWriter
 from harness.errors import DataError, NotPreparedError, UsageError
@@ -38,6 +39,11 @@ class StoredTask(Task):
     def default_store(self) -> Path:
         """Where the store lies unless the user says otherwise."""
         return data_folder() / self.family / (self.dataset.partition("/")[2] or "default")
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the store is in its default place."""
+        return (self.default_store / MANIFEST_NAME).is_file()
 
     def load(self, split: str, data: Path | None, progress: Progress) -> Split:
         """Return one split of the store (see `Task.load`)."""

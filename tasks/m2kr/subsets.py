@@ -52,20 +52,27 @@ class Subset:
     breakdowns: tuple[str, ...] = ()
 
     @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """The published measures: as the paper's table heads them, and as they are called here."""
+        if self.published is None:
+            return ()
+        k = self.published
+        hit_rate = (f"{self.folder} R@{k}", f"Success@{k}")
+        if not self.answers:
+            return (hit_rate,)
+        return hit_rate, (f"{self.folder} PR@{k}", pseudo_measures([k])[0])
+
+    @property
     def protocol(self) -> Protocol:
-        """All passages of the split compete; the published measure leads."""
+        """All passages of the split compete; the measure of the paper's table leads."""
         hit_rates = tuple(f"Success@{k}" for k in CUTOFFS)
-        main = f"Success@{self.published or 5}"
-        pseudo: tuple[str, ...] = ()
-        if self.answers:
-            pseudo = pseudo_measures(PSEUDO_CUTOFFS)
-            main = pseudo[0]
+        pseudo = pseudo_measures(PSEUDO_CUTOFFS) if self.answers else ()
         return Protocol(
             name=self.name,
             candidates="all passages of the split",
             relevance="the row's pos_item_ids, grade 1",
             measures=hit_rates + pseudo,
-            main=main,
+            main=self.columns[-1][1] if self.columns else "Success@5",
             query_breakdowns=self.breakdowns,
         )
 

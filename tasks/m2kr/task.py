@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,11 +16,13 @@ from harness.evaluation import Evaluation, evaluate
 from harness.plugin import About
 from harness.policy import OwnPolicy
 from harness.progress import Progress
-from harness.task import Protocol, Split
+from harness.task import Column, Group, Protocol, Split
 from harness.types import Modality, Query, Ranking
 from tasks.m2kr.prepare import ANSWERS, write_subsets
 from tasks.m2kr.pseudo_recall import pseudo_measures, pseudo_recall
 from tasks.m2kr.subsets import PSEUDO_CUTOFFS, SUBSETS, Subset
+
+_SAMPLE = "`clamr-bench run --task m2kr/sample --retriever bm25-text` works without any data."
 
 
 class M2KR(StoredTask, OwnPolicy):
@@ -42,7 +45,10 @@ class M2KR(StoredTask, OwnPolicy):
             "multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
         ),
     )
-    variants = {"": "all subsets", **{name: subset.asks for name, subset in SUBSETS.items()}}
+    variants: ClassVar[Mapping[str, str]] = {
+        "": "all subsets",
+        **{name: subset.asks for name, subset in SUBSETS.items()},
+    }
     common_documents = True
 
     @property
@@ -62,9 +68,41 @@ class M2KR(StoredTask, OwnPolicy):
         return SUBSETS[self.variant]
 
     @property
+    def group(self) -> Group | None:
+        """All subsets, and the table of the paper; for the address without a variant."""
+        if self.variant:
+            return None
+        return Group(
+            members=tuple(f"{self.name}/{name}" for name in SUBSETS),
+            columns=tuple(
+                Column(heading, f"{self.name}/{subset.name}", measure)
+                for subset in SUBSETS.values()
+                for heading, measure in subset.columns
+            ),
+            remedy=(
+                f"Prepare them with `clamr-bench data prepare {self.name} --source DIR --source "
+                "IMAGES`, where DIR holds Parquet folders such as OKVQA_data and OKVQA_passages. "
+                f"{_SAMPLE}"
+            ),
+        )
+
+    @property
     def protocol(self) -> Protocol:
         """All passages of the split; hit rates, and pseudo recall where there are answers."""
+        if self.group is not None:
+            headings = tuple(column.heading for column in self.group.columns)
+            return Protocol(
+                name="all",
+                candidates="those of each subset",
+                relevance="that of each subset",
+                measures=headings,
+                main=headings[0],
+            )
         return self.subset.protocol
+
+    def found_in(self, sources: Sequence[Path]) -> bool:
+        """Whether `sources` hold the subset's folder of queries."""
+        return any((source / f"{self.subset.folder}_data").is_dir() for source in sources)
 
     def load(self, split: str, data: Path | None, progress: Progress) -> Split:
         """Return one split (see `Task.load`)."""
@@ -80,8 +118,7 @@ class M2KR(StoredTask, OwnPolicy):
         return NotPreparedError(
             f"task {self.address!r} has no data yet: looked in {folder}. Prepare it with "
             f"`clamr-bench data prepare {self.dataset} --source DIR --source IMAGES`, or point at "
-            "a prepared store with --data DIR. `clamr-bench run --task m2kr/sample --retriever "
-            "bm25-text` works without any data."
+            f"a prepared store with --data DIR. {_SAMPLE}"
         )
 
     def write(self, sources: Sequence[Path], writer: DatasetWriter, progress: Progress) -> None:

@@ -48,6 +48,11 @@ class GeneratedTask(StoredTask):
         store = super().default_store
         return store.with_name(f"{store.name}-{digest(identity)[:8]}")
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether there are data: they are made when they are asked for."""
+        return True
+
     def not_prepared(self, folder: Path) -> NotPreparedError:
         """Return the error for a sample that is not there."""
         return NotPreparedError(
