@@ -73,9 +73,10 @@ bench: $(VENV)/.all ## Run the benchmarks side by side with the peers (benchmark
 	$(BIN)/python benchmarks/train_loss.py --save
 	$(BIN)/python benchmarks/write_report.py
 
-docs: $(VENV)/.all ## Write the generated documents (JSON Schemas, command line)
+docs: $(VENV)/.all ## Write the generated documents, and the site into site/
 	$(BIN)/python docs/write_schemas.py
 	$(BIN)/python docs/write_cli.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 leaderboard: $(VENV)/.core ## Write results/tables and leaderboard.md from results/runs
 	$(BIN)/clamr-bench leaderboard
@@ -94,4 +95,4 @@ wheel: $(VENV)/.all ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean: ## Remove environments, caches and the demo
-	rm -rf $(VENV) .venv-lock dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lock dist demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis

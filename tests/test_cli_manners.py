@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -89,16 +88,6 @@ def test_plain_text_where_colour_is_not_wanted(
     shown = bench("tasks").out
     assert "multivent/sample" in shown
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown)
-
-
-def test_the_page_of_the_commands_is_what_they_say() -> None:
-    path = Path(__file__).parents[1] / "docs" / "write_cli.py"
-    spec = importlib.util.spec_from_file_location("write_cli", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.page() == module.PAGE.read_text(encoding="utf-8"), "run `make docs`"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

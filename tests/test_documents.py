@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 import harness.api
 from harness.results import ResultsStore
+from harness.runfile import read_ranking
 from tests.conftest import Command
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +38,11 @@ def test_published_schemas_are_those_of_the_models() -> None:
     for name, model in script.SCHEMAS.items():
         text = script.text(model)
         assert (DOCS / name).read_text() == text, f"{name} is out of date: make docs"
+
+
+def test_the_page_of_the_commands_is_what_they_say() -> None:
+    script = load(DOCS / "write_cli.py")
+    assert script.page() == script.PAGE.read_text(encoding="utf-8"), "cli.md: make docs"
 
 
 def test_the_benchmark_report_is_made_of_the_saved_figures() -> None:
@@ -126,6 +133,72 @@ def test_the_tutorials_encoder_learns(
     (log,) = (tmp_path / "trained").rglob("log.jsonl")
     losses = [row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
     assert sum(losses[-10:]) < sum(losses[:10]) * 0.9
+
+
+def console_blocks(page: Path) -> list[list[str]]:
+    """The commands of a page that readers are to give, one list of words each."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.strip()]
+
+
+def test_the_tutorials_task_runs_as_written(
+    bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (task,) = python_blocks(DOCS / "add-a-task.md")
+    (tmp_path / "proverbs.py").write_text(task)
+    rows = [
+        ("a stitch in time saves nine", "mending early in time saves work", "english"),
+        ("many hands make light work", "work is light for many helpers", "english"),
+        ("el que madruga encuentra", "who rises early finds, as el que does", "spanish"),
+    ]
+    (tmp_path / "proverbs.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    for command in console_blocks(DOCS / "add-a-task.md"):
+        outcome = bench(*command[1:])
+        assert outcome.status == 0, outcome.err
+    runs = {r.result.retriever.name: r.result for r in ResultsStore(tmp_path / "results").runs()}
+    assert runs["bm25-text"].measures["RR"].mean == 1.0
+    assert set(runs["bm25-text"].breakdowns["language"]) == {"english", "spanish"}
+    (tmp_path / "proverbs.tsv").unlink()
+    bench("data", "prepare", "proverbs.py:Proverbs", "--source", ".").fails("give its folder")
+
+
+@pytest.mark.slow
+def test_getting_started_runs_as_written(
+    bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    ids: dict[str, str] = {}
+    commands = console_blocks(DOCS / "start.md")
+    assert len(commands) > 12
+    for command in commands:
+        assert command[0] == "clamr-bench"
+        outcome = bench(*(ids.get(word, word) for word in command[1:]))
+        assert outcome.status == 0, f"{' '.join(command)}: {outcome.err}"
+        for run in ResultsStore(tmp_path / "results").runs():
+            name = {"clamr": "CLAMR_RUN", "bm25-text": "BM25_RUN"}.get(run.result.retriever.name)
+            if name is not None:
+                ids.setdefault(name, run.result.run_id)
+                ids.setdefault("QUERY", next(iter(read_ranking(run.folder / "run.trec.gz"))))
+
+
+def test_pages_lead_to_pages_that_exist() -> None:
+    for page in sorted(DOCS.glob("*.md")):
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+            assert (DOCS / target).exists(), f"{page.name} leads to {target}"
+
+
+def test_every_page_is_on_the_site() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r": ([a-z-]+\.md)$", text, re.MULTILINE))
+    hook = (DOCS / "site_pages.py").read_text(encoding="utf-8")
+    outside = set(re.findall(r'^    "([a-z]+\.md)": ROOT', hook, re.MULTILINE))
+    assert listed - outside == {page.name for page in DOCS.glob("*.md")}
+    assert outside <= listed
 
 
 def test_readme_names_what_exists() -> None:
