@@ -159,6 +159,8 @@ def run_command(
     if left_out and team.leads and not saved:
         raise CapabilityError(f"there is nothing to run. {left_out[0]}")
     show_runs(saved)
+    order = [one.address for one in made]
+    saved.sort(key=lambda run: order.index(run.result.retriever.address))
     for group in groups:
         show_group(group, saved)
 

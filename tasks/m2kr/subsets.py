@@ -132,6 +132,15 @@ SUBSETS: Mapping[str, Subset] = {
             images=("LLAVA", "LLaVA"),
         ),
         Subset(
+            name="evqa",
+            folder="EVQA",
+            asks="questions about species and landmarks",
+            published=5,
+            answers=True,
+            images=("EVQA",),
+            breakdowns=("question_type",),
+        ),
+        Subset(
             name="okvqa",
             folder="OKVQA",
             asks="questions about an image that take outside knowledge",
@@ -148,15 +157,6 @@ SUBSETS: Mapping[str, Subset] = {
             images=("Infoseek", "OVEN"),
             image_prefixes=_SHARDS,
             breakdowns=("question_type", "data_split"),
-        ),
-        Subset(
-            name="evqa",
-            folder="EVQA",
-            asks="questions about species and landmarks",
-            published=5,
-            answers=True,
-            images=("EVQA",),
-            breakdowns=("question_type",),
         ),
     )
 }

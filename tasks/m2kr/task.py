@@ -22,7 +22,7 @@ from tasks.m2kr.prepare import ANSWERS, write_subsets
 from tasks.m2kr.pseudo_recall import pseudo_measures, pseudo_recall
 from tasks.m2kr.subsets import PSEUDO_CUTOFFS, SUBSETS, Subset
 
-_SAMPLE = "`clamr-bench run --task m2kr/sample --retriever bm25-text` works without any data."
+_SAMPLE = "`clamr-bench run --task m2kr/sample --retriever random` works without any data."
 
 
 class M2KR(StoredTask, OwnPolicy):
