@@ -1,6 +1,7 @@
 """MaxSim on a GPU, checked against the processor, beside a bare product and flash-maxsim.
 
     python benchmarks/gpu.py [--device cuda] [--documents 2000] [--rounds 5] [--save]
+    python benchmarks/gpu.py train ...      (steps of QLoRA on the 3B architecture: gpu_train.py)
 
 Our documents come from host memory, block by block, as from a store; so the transfer alone is
 timed too. flash-maxsim (peers/flash-maxsim.txt, installed beside torch) is timed with its documents
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -175,4 +177,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["train"]:
+        import gpu_train
+
+        del sys.argv[1]
+        gpu_train.main()
+    else:
+        main()

@@ -1,6 +1,6 @@
 """Steps of the paper's QLoRA recipe on the 3B architecture with drawn weights: speed and memory.
 
-    python benchmarks/gpu_train.py [--size 3b|tiny] [--steps 12] [--set recipe.X=Y ...] [--save]
+    python benchmarks/gpu.py train [--size 3b|tiny] [--steps 12] [--set recipe.X=Y ...] [--save]
 
 The whole command `clamr-bench train` runs on the generated sample: decoding, 4-bit base, LoRA,
 paged 8-bit optimiser. Drawn weights take the time and memory of trained ones; what is learned means
