@@ -7,7 +7,7 @@ fingerprint of every run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -99,6 +99,48 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
 def given_to(settings: Mapping[str, Mapping[str, Any]], name: str, address: str) -> dict[str, Any]:
     """Return what is given for a plugin, by its name or, going before that, its whole address."""
     return {**settings.get(name, {}), **settings.get(address, {})}
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """Yield what is wrong with a file of nested fields, each by its dotted name.
+
+    Parameters
+    ----------
+    error
+        What validating the file's values as `model` gave.
+    model
+        The model of the whole file.
+    """
+    for detail in error.errors(include_url=False):
+        place = ".".join(map(str, detail["loc"]))
+        if detail["type"] == "extra_forbidden":
+            above = detail["loc"][:-1]
+            fields = _model_at(model, above).model_fields
+            known = [".".join(map(str, (*above, key))) for key in fields]
+            listed, near = ", ".join(known), did_you_mean(place, known)
+            yield f"unknown field {place!r} (known: {listed}).{near}"
+        else:
+            reason = detail["msg"].removeprefix("Value error, ")
+            given = detail["input"]
+            value = "" if isinstance(given, (dict, BaseModel)) else f" = {given!r}"
+            yield f"{place}{value}: {reason}" if place else reason
+
+
+def _model_at(model: type[BaseModel], place: Sequence[int | str]) -> type[BaseModel]:
+    """Return the model that the fields of a place belong to."""
+    for part in place:
+        if part in model.model_fields:  # Else it counts a list, or is a key of a mapping.
+            model = next(_models(model.model_fields[str(part)].annotation), model)
+    return model
+
+
+def _models(kind: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models inside a type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    elif get_origin(kind) in (tuple, dict, Union, UnionType, Annotated):
+        for part in get_args(kind):
+            yield from _models(part)
 
 
 def describe_settings(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:

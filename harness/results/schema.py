@@ -87,6 +87,11 @@ class TrainingRecord(_Record):
     )
     dropped_queries: int
     started_from: str = Field(description="Address of the retriever that was trained.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of that retriever, while it was trained, that differ from their "
+        "defaults.",
+    )
     recipe_sha256: str
     seed: int
     steps: int

@@ -15,6 +15,7 @@ from harness.encoder import Trainable
 from harness.environment import environment
 from harness.results.schema import TrainingRecord
 from harness.retriever import Retriever
+from harness.runner.record import changed
 from harness.task import Task
 from harness.training.data import TrainingData
 from harness.training.recipe import Recipe
@@ -65,6 +66,7 @@ def record(
         dropped_documents=len(data.dropped.documents),
         dropped_queries=len(data.dropped.queries),
         started_from=retriever.address,
+        settings=changed(retriever.settings),
         recipe_sha256=digest(recipe.model_dump(mode="json")),
         seed=recipe.seed,
         steps=steps,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from harness.errors import UsageError, did_you_mean
+from harness.settings import problems
 from harness.training.recipe import Recipe
 
 _SUFFIX = ".yaml"
@@ -56,7 +56,7 @@ def load(recipe: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"recipe {recipe}: {'; '.join(_problems(error))}") from None
+        raise UsageError(f"recipe {recipe}: {'; '.join(problems(error, Recipe))}") from None
 
 
 def show(recipe: str, changes: Mapping[str, Any] | None = None) -> str:
@@ -111,36 +111,3 @@ def _merged(old: Any, new: Any, place: tuple[str, ...]) -> Any:
     kept = old if isinstance(old, dict) else {}
     merged = {key: _merged(kept.get(key), value, (*place, str(key))) for key, value in new.items()}
     return {**kept, **merged}
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors(include_url=False):
-        place = ".".join(map(str, detail["loc"]))
-        if detail["type"] == "extra_forbidden":
-            above = detail["loc"][:-1]
-            known = [".".join(map(str, (*above, key))) for key in _model_at(above).model_fields]
-            listed, near = ", ".join(known), did_you_mean(place, known)
-            yield f"unknown field {place!r} (known: {listed}).{near}"
-        else:
-            reason = detail["msg"].removeprefix("Value error, ")
-            given = detail["input"]
-            value = "" if isinstance(given, dict) else f" = {given!r}"
-            yield f"{place}{value}: {reason}"
-
-
-def _model_at(place: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the model that the fields of a place in a recipe belong to."""
-    model: type[BaseModel] = Recipe
-    for part in place:
-        if isinstance(part, str):
-            model = next(_models(model.model_fields[part].annotation))
-    return model
-
-
-def _models(kind: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models inside a type."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        yield kind
-    elif get_origin(kind) in (tuple, Union, UnionType, Annotated):
-        for part in get_args(kind):
-            yield from _models(part)
