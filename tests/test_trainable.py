@@ -34,6 +34,7 @@ from tests.clamr_cases import VL as CLAMR_VL
 from tests.clip_cases import TYPES, clip, encoder, pictures, saved, siglip, write
 from tests.colqwen_cases import base_checkpoint, colqwen, stock_checkpoint
 from tests.media_files import media, sine, write_sound
+from tests.preflmr_cases import preflmr
 
 Make = Callable[..., Any]
 
@@ -46,6 +47,7 @@ BUILT_IN: dict[str, tuple[Make, str]] = {
     "colqwen-tiny-2": (colqwen, "tiny-2"),
     "clip-tiny": (clip, "tiny"),
     "siglip-tiny": (siglip, "tiny"),
+    "preflmr-tiny": (preflmr, "tiny"),
 }
 built_in = pytest.mark.parametrize(("make", "name"), BUILT_IN.values(), ids=BUILT_IN)
 #: Weights and LoRA in one sum round otherwise than two sums.
@@ -273,6 +275,9 @@ def gradients(made: Any, batch: Sequence[Document], *, autocast: bool) -> dict[s
 def idle(name: str, make: Make) -> bool:
     """Whether a tensor has no part in the vectors."""
     unused = ("logit_scale", "logit_bias", "backbone.audio_tower.audio_bos_eos_token.weight")
+    if make is preflmr:
+        # Its mapping is of the images of queries, of which there are none here.
+        return any(part in name for part in (".pooler.", "post_layernorm", "transformer_mapping"))
     return name in unused or (make is pooled and name.startswith("custom_text_proj"))
 
 
@@ -284,7 +289,7 @@ def test_every_trained_tensor_has_a_finite_gradient(
     """All weights in float32; or LoRA in bfloat16 with recomputed activations, also on 4 bits."""
     settings: dict[str, Any] = {}
     if kind == "qlora":
-        if make in (clip, siglip):
+        if make in (clip, siglip, preflmr):
             pytest.skip("these models are not quantised")
         pytest.importorskip("bitsandbytes")
         settings = {"quantise": "4bit"}
@@ -332,7 +337,7 @@ def test_recomputed_gradients_and_those_of_small_groups_are_the_same(
                 assert float((other[tensor] - gradient).norm()) <= 1e-4 * size + 1e-7, tensor
 
 
-@pytest.mark.parametrize("make", [clamr, colqwen, clip])
+@pytest.mark.parametrize("make", [clamr, colqwen, clip, preflmr])
 def test_dropout_is_drawn_from_the_processs_seed(make: Make, tmp_path: Path) -> None:
     made = trained(make("tiny"), lora())
     assert isinstance(made, Trainable)
@@ -348,7 +353,7 @@ def test_dropout_is_drawn_from_the_processs_seed(make: Make, tmp_path: Path) -> 
 # ------------------------------------------------------------ media decoded once
 
 
-@pytest.mark.parametrize("make", [clamr, clip])
+@pytest.mark.parametrize("make", [clamr, clip, preflmr])
 def test_a_later_epoch_decodes_nothing_again(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,7 +384,7 @@ def test_a_later_epoch_decodes_nothing_again(
     assert read == ["text", "all", "nothing", "text", "video"]
 
 
-@pytest.mark.parametrize("make", [clamr, clip])
+@pytest.mark.parametrize("make", [clamr, clip, preflmr])
 def test_workers_decode_what_is_expected_and_not_kept(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,7 +485,7 @@ def test_trained_weights_that_ship_are_used(file: str, packages: Path, tmp_path:
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("file", ["clamr-tiny", "clamr-pooled-tiny", "clip-tiny"])
+@pytest.mark.parametrize("file", ["clamr-tiny", "clamr-pooled-tiny", "clip-tiny", "preflmr-tiny"])
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -513,7 +518,7 @@ def test_values_too_large_to_ship_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "file.safetensors").exists()
 
 
-@pytest.mark.parametrize("make", [clamr, pooled, colqwen, clip, siglip])
+@pytest.mark.parametrize("make", [clamr, pooled, colqwen, clip, siglip, preflmr])
 def test_only_built_in_weights_are_drawn(make: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"initial_seed = 3: only built-in weights"):
         make(tmp_path, initial_seed=3)
@@ -528,7 +533,8 @@ def test_what_ships_is_known_without_torch() -> None:
         "from retrievers.qwen import shipped\n"
         "shipped.ROOT = Path(tempfile.mkdtemp())\n"
         "from harness.registry import make_retriever\n"
-        "names = ('clamr/tiny', 'clamr-pooled/tiny', 'colqwen/tiny', 'clip/tiny', 'siglip/tiny')\n"
+        "names = ('clamr/tiny', 'clamr-pooled/tiny', 'colqwen/tiny', 'clip/tiny', 'siglip/tiny',"
+        "    'preflmr/tiny')\n"
         "drawn = [make_retriever(name).untrained for name in names]\n"
         "for name in names:\n"
         "    retriever = name.split('/')[0]\n"
@@ -542,4 +548,4 @@ def test_what_ships_is_known_without_torch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.splitlines() == [f"{[True] * 5} {[False] * 5}", "[]"]
+    assert done.stdout.splitlines() == [f"{[True] * 6} {[False] * 6}", "[]"]

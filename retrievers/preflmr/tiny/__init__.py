@@ -58,7 +58,12 @@ _EMBEDDING_STD = 0.3
 def tiny_values() -> dict[str, Any]:
     """Return the tiny model's ``config.json``."""
     words = (FOLDER / VOCABULARY).read_text(encoding="utf-8").splitlines()
-    text = {**_TOWER, "vocab_size": len(words), "max_position_embeddings": _LENGTH}
+    text = {
+        **_TOWER,
+        "num_hidden_layers": 2,
+        "vocab_size": len(words),
+        "max_position_embeddings": _LENGTH,
+    }
     return {**_VALUES, "text_config": text}
 
 
@@ -69,7 +74,7 @@ def tiny_architecture() -> Architecture:
 
 
 def tiny_model(seed: int = 0) -> PreFLMRModel:
-    """Return an untrained tiny model with 1.6 million parameters.
+    """Return an untrained tiny model with 1.5 million parameters.
 
     Parameters
     ----------

@@ -19,9 +19,9 @@ from harness.registry import make_task
 from retrievers.preflmr.wordpieces import DOCUMENTS, QUERIES, VOCABULARY
 
 #: Most entries.
-SIZE = 2400
+SIZE = 2800
 #: Samples whose words the vocabulary has.
-TASKS = ("multivent/sample",)
+TASKS = ("multivent/sample", "m2kr/sample")
 #: The first is padding, whose number is 0.
 MARKS = ("[PAD]", QUERIES.mark, DOCUMENTS.mark, "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
