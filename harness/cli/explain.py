@@ -8,16 +8,11 @@ import typer
 
 from harness.cli import show
 from harness.cli.options import DataOption, ResultsOption, RunArgument
+from harness.reporting.explanation import source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from harness.late_interaction.attribution import Attribution
     from harness.runner.explain import Explanation
-    from harness.types import Document, Modality
-
-#: Characters of a text that are shown on either side of what matched.
-AROUND = 16
+    from harness.types import Modality
 
 
 def register(app: typer.Typer) -> None:
@@ -119,82 +114,12 @@ def _show_tokens(explained: Explanation) -> None:
         typer.echo("the query has no tokens.")
 
 
-def source(document: Document, number: int, span: Sequence[float] | None) -> str:
-    """Return what a span points at: words of a text, or seconds and a box.
-
-    Parameters
-    ----------
-    document
-        The document.
-    number
-        The modality number of the token.
-    span
-        Its row of `TokenEmbeddings.spans`, or None.
-    """
-    from harness.types import NO_MODALITY, Modality
-
-    if number == NO_MODALITY or span is None:
-        return "-"
-    start, end, left, top, right, bottom, frame = span
-    text = document.texts.get(Modality(number))
-    if text is not None and start == start:  # NaN: of no part of it.
-        first, last = int(start), int(end)
-        before, after = text[max(first - AROUND, 0) : first], text[last : last + AROUND]
-        return " ".join(f"{before}[{text[first:last]}]{after}".split())
-    parts = []
-    if frame == frame:
-        kind = "image" if number == Modality.IMAGE else "frame"
-        parts.append(f"{kind} {int(frame)}")
-    if start == start and text is None:
-        parts.append(f"{start:.1f} s" if start == end else f"{start:.1f}-{end:.1f} s")
-    if left == left:
-        parts.append(f"x {left:.2f}-{right:.2f}, y {top:.2f}-{bottom:.2f}")
-    return ", ".join(parts) or "-"
-
-
 def _show_parts(explained: Explanation, without: frozenset[Modality]) -> None:
-    from harness.late_interaction.attribution import label
+    from harness.reporting.explanation import CAVEAT, NO_SHARES, lacks_shares, part_rows, variations
 
-    full, masked, left_out = explained.full, explained.masked, explained.left_out
-    named = "+".join(modality.label for modality in sorted(without))
-    variations = [("as it is", full)]
-    if masked is not None and left_out is not None:
-        variations += [
-            (f"{named} masked in scoring", masked),
-            (f"{named} left out of the encoding", left_out),
-        ]
-    numbers = sorted({number for _, one in variations for number in one.contributions})
-    rows = [
-        [name, _score(one), _change(full, one), *(_part(one, number) for number in numbers)]
-        for name, one in variations
-    ]
-    headers = ["", "score", "change", *map(label, numbers)]
+    scores = variations(explained, without)
+    headers, rows = part_rows(scores)
     show.table(headers, rows, title="the score by modality (share)", numeric=True)
-    if any(one.found and one.shares is None for _, one in variations):
-        typer.echo(
-            "no shares where a modality adds a negative part or the score is not above 0: parts "
-            "of such a sum are no fractions of it."
-        )
-    typer.echo(
-        "A modality here is that of the token whose vector matched; in a model that reads all "
-        "modalities together that token can carry what another one showed"
-        + ("." if without else ": check with --without.")
-    )
-
-
-def _score(one: Attribution) -> str:
-    return f"{one.score:.4f}" if one.found else "none"
-
-
-def _change(full: Attribution, one: Attribution) -> str:
-    if one is full or not (one.found and full.found):
-        return "-"
-    return f"{one.score - full.score:+.4f}"
-
-
-def _part(one: Attribution, number: int) -> str:
-    part = one.contributions.get(number)
-    if part is None:
-        return "-"
-    shares = one.shares
-    return f"{part:.4f}" if shares is None else f"{part:.4f} ({shares[number]:.1%})"
+    if lacks_shares(scores):
+        typer.echo(NO_SHARES)
+    typer.echo(CAVEAT + ("." if without else ": check with --without."))

@@ -51,6 +51,7 @@ def show_command(
 
     `clamr-bench results show 20260105-1200`
     """
+    from harness.reporting.words import facts_of
     from harness.results.store import ResultsStore
     from harness.workspace import results_folder
 
@@ -59,29 +60,8 @@ def show_command(
     if as_json:
         show.json(result.model_dump(mode="json"))
         return
-    task, retriever, cost = result.task, result.retriever, result.efficiency
-    names = task.protocol.measures
-    coverage = ", ".join(f"{key} {n:,}" for key, n in result.data.coverage.modalities.items())
-    facts = {
-        "task": f"{task.address}@{task.version}, {task.split}, protocol {task.protocol.name}",
-        "retriever": f"{retriever.address} (version {retriever.version})",
-        "settings": str(retriever.settings),
-        "options": str(result.options.model_dump(exclude_none=True)),
-        "data": f"{result.data.fingerprint[:12]}: {result.data.coverage.documents:,} documents "
-        f"({coverage}), {result.data.judgments:,} judgments",
-        "not used": show.losses(result.data.losses) or "-",
-        task.protocol.unit: f"{result.evaluation.queries:,} evaluated, "
-        f"{result.evaluation.missing:,} without a list, "
-        f"{result.evaluation.without_positives:,} dropped",
-        "made": f"{result.created} by clamr-bench {result.environment.clamr_bench}, Python "
-        f"{result.environment.python}, {result.environment.processor}",
-        "index": f"{_seconds(cost.index_seconds)}, {show.size(cost.index_bytes)}",
-        "search": f"{_seconds(cost.search_seconds)}; one query p50 {_ms(cost.query_p50_ms)}, "
-        f"p95 {_ms(cost.query_p95_ms)}",
-        "peak memory": show.size(cost.peak_memory_bytes),
-        "licences": f"data: {task.licence}; retriever: {retriever.licence}",
-        "folder": str(saved.folder),
-    }
+    names = result.task.protocol.measures
+    facts = {**facts_of(result), "folder": str(saved.folder)}
     show.table([result.run_id, ""], [[key, value] for key, value in facts.items()])
     if result.measures:
         show.table(names, [show.measures(result.measures, names)])
@@ -93,7 +73,7 @@ def show_command(
             [value, f"{group.queries:,}", *show.measures(group.measures, names)]
             for value, group in groups.items()
         ]
-        show.table([attribute, task.protocol.unit, *names], rows, numeric=True)
+        show.table([attribute, result.task.protocol.unit, *names], rows, numeric=True)
     if result.attribution is not None:
         attribution.show_details(result.attribution)
 
@@ -120,11 +100,3 @@ def check(
     if problems:
         raise ResultError("\n".join(problems))
     typer.echo(f"{len(runs):,} runs in {store.folder}: all as they were written.")
-
-
-def _seconds(value: float | None) -> str:
-    return "not measured (resumed)" if value is None else f"{value:.2f} s"
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} ms"

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.reporting.words import losses as losses
+from harness.reporting.words import size as size
+
 if TYPE_CHECKING:
     from harness.results.schema import Estimate
 
@@ -79,18 +82,3 @@ def references(values: Mapping[str, Mapping[str, float]], names: Sequence[str]) 
 def unjudged(run_id: str) -> str:
     """Return the line about a run whose judgments are not public."""
     return f"no judgments here: `clamr-bench submit {run_id}` writes the submission."
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for people."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def losses(counts: Mapping[str, int]) -> str:
-    """Return what of the documents could not be used as one line; empty if nothing."""
-    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
