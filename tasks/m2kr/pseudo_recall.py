@@ -61,10 +61,12 @@ def pseudo_recall(
         float64, shape ``(n_queries, 2 * n_cutoffs)``; columns as `pseudo_measures` names them.
     """
     asking = _Asking(ranking, query_ids, max(cutoffs))
-    published = [[a.strip().lower() for a in answers.get(q, ())] for q in query_ids]
-    published = [list(dict.fromkeys(row)) for row in published]
-    corrected = [[_folded(a).strip() for a in answers.get(q, ())] for q in query_ids]
-    corrected = [list(dict.fromkeys(filter(None, row))) for row in corrected]
+    published, corrected = [], []
+    for query in query_ids:
+        given = answers.get(query, ())
+        published.append(tuple(dict.fromkeys(a.strip().lower() for a in given)))
+        corrected.append(tuple(dict.fromkeys(filter(None, (_folded(a).strip() for a in given)))))
+    alike = [one == other for one, other in zip(published, corrected, strict=True)]
     # Places of the first hits, from 0. Only a passage that is placed before is looked into.
     nowhere = max(cutoffs)
     first, whole = [nowhere] * len(query_ids), [nowhere] * len(query_ids)
@@ -73,16 +75,20 @@ def pseudo_recall(
         if not queries:
             continue
         lowered, folded = text.lower(), _folded(text)
-        for query, place in zip(queries, places, strict=True):
-            if place < first[query]:
-                for answer in published[query]:
+        same_text = lowered == folded
+        for row, place in zip(queries, places, strict=True):
+            if place < first[row]:
+                for answer in published[row]:
                     if answer in lowered:
-                        first[query] = place
+                        first[row] = place
                         break
-            if place < whole[query]:
-                for answer in corrected[query]:
+                else:
+                    if same_text and alike[row]:
+                        continue  # What is nowhere in the text stands nowhere by itself.
+            if place < whole[row]:
+                for answer in corrected[row]:
                     if answer in folded and _stands_in(answer, folded):
-                        whole[query] = place
+                        whole[row] = place
                         break
     hits = [np.array(found) < k for k in cutoffs for found in (first, whole)]
     return np.stack(hits, axis=1).astype(np.float64)
