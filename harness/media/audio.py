@@ -71,6 +71,15 @@ def read_audio(file: Media, rate: int = 16_000, max_seconds: float | None = 30.0
     return Waveform(np.ascontiguousarray(samples, np.float32), rate)
 
 
+def has_sound(file: Media) -> bool:
+    """Whether a file has a stream of sound, or cannot be opened, which shows when it is read."""
+    try:
+        with opened(file) as window, container(window) as source:
+            return bool(source.streams.audio)
+    except DamagedMediaError:
+        return True
+
+
 def _decode(
     source: Any, stream: Any, max_seconds: float | None
 ) -> tuple[NDArray[np.float32], int, int]:
