@@ -1,0 +1,1 @@
+"""Published tables as data, a YAML file for each paper (see `harness.reporting.papers_schema`)."""
