@@ -174,10 +174,6 @@ class PreFLMR(Encoder):
         """Return the linear layers of all but the image tower."""
         return self.engine.model.lora_targets()
 
-    def frozen(self) -> Sequence[str]:
-        """Return the submodules of `module` that no training changes: the image tower."""
-        return self.engine.model.frozen()
-
     def forward_queries(self, batch: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode with gradients (see `harness.encoder.Trainable`)."""
         from retrievers.preflmr.engine import padded

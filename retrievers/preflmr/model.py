@@ -16,7 +16,7 @@ from transformers import BertModel, CLIPVisionModel
 from retrievers.preflmr.architecture import Architecture
 from retrievers.preflmr.mapping import Mapping, Named, Prefix
 
-#: The image tower, which is never trained (the paper's, in all stages).
+#: The image tower, which the published training leaves as it is.
 VISION = "query_vision_encoder"
 
 
@@ -138,11 +138,6 @@ class PreFLMRModel(nn.Module):  # type: ignore[misc]  # torch is not typed here
             and not name.startswith(f"{VISION}.")
             and ".pooler." not in name
         ]
-
-    def frozen(self) -> list[str]:
-        """Return the submodules that no training changes: the image tower, the unused poolers."""
-        poolers = [name for name, _ in self.named_modules() if name.endswith(".pooler")]
-        return [VISION, *poolers]
 
     @staticmethod
     def _states(encoder: Named, texts: Texts) -> torch.Tensor:
