@@ -66,6 +66,9 @@ class Capabilities:
     oracle
         Whether it reads the queries' gold attributes. Its rows are labelled and never count as
         best.
+    ignores_images
+        Whether it takes queries with an image and reads their text alone; a result counts them
+        among what was not used (``query images not read``).
     """
 
     modalities: frozenset[Modality]
@@ -74,6 +77,7 @@ class Capabilities:
     trainable: bool = False
     explains: bool = False
     oracle: bool = False
+    ignores_images: bool = False
 
 
 class Retriever(Plugin, ABC):

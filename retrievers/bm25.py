@@ -22,7 +22,7 @@ from pydantic import Field
 
 from harness.errors import DataError, PluginError
 from harness.plugin import About
-from harness.retriever import Capabilities, Retriever
+from harness.retriever import Capabilities, QueryKind, Retriever
 from harness.settings import Settings
 from harness.types import (
     TEXT_MODALITIES,
@@ -211,7 +211,8 @@ def _made_with() -> dict[str, str]:
 class _BM25(Retriever):
     """BM25 over the joined text of `reads`.
 
-    Documents without text are legal; they are never found. A query without terms finds nothing.
+    Documents without text are legal; they are never found. A query without terms finds nothing. Of
+    a query with an image the text alone is read, never the image and never the instruction.
     """
 
     Settings: ClassVar[type[Settings]] = BM25Settings
@@ -256,6 +257,14 @@ class _BM25(Retriever):
         return "\n".join(document.texts[m] for m in self.reads if m in document.texts)
 
 
+def _capabilities(reads: Collection[Modality]) -> Capabilities:
+    return Capabilities(
+        modalities=frozenset(reads),
+        query_kinds=frozenset({QueryKind.TEXT, QueryKind.IMAGE_TEXT}),
+        ignores_images=True,
+    )
+
+
 def _about(what: str) -> About:
     return About(
         title=f"BM25 on {what}",
@@ -273,7 +282,7 @@ class BM25ASR(_BM25):
 
     about = _about("speech transcripts (ASR)")
     reads = (Modality.ASR,)
-    capabilities = Capabilities(modalities=frozenset(reads))
+    capabilities = _capabilities(reads)
 
 
 class BM25OCR(_BM25):
@@ -281,7 +290,7 @@ class BM25OCR(_BM25):
 
     about = _about("on-screen text (OCR)")
     reads = (Modality.OCR,)
-    capabilities = Capabilities(modalities=frozenset(reads))
+    capabilities = _capabilities(reads)
 
 
 class BM25Description(_BM25):
@@ -289,7 +298,7 @@ class BM25Description(_BM25):
 
     about = _about("descriptions")
     reads = (Modality.DESCRIPTION,)
-    capabilities = Capabilities(modalities=frozenset(reads))
+    capabilities = _capabilities(reads)
 
 
 class BM25Text(_BM25):
@@ -297,4 +306,4 @@ class BM25Text(_BM25):
 
     about = _about("all text joined")
     reads = TEXT_MODALITIES
-    capabilities = Capabilities(modalities=frozenset(reads))
+    capabilities = _capabilities(reads)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.errors import PluginError, UsageError
 from harness.plugin import About, Direction
-from harness.retriever import Capabilities
+from harness.retriever import Capabilities, QueryKind
 from retrievers.model_settings import READS
 from retrievers.st.checks import TINY, check_installed
 from retrievers.st.encoder import FrameEncoder
@@ -46,6 +46,7 @@ class MClip(FrameEncoder):
     """Texts by a multilingual model that was trained to meet CLIP's text vectors, frames by CLIP.
 
     Each text is one vector, and so are the frames of a video, by their mean; compared by cosine.
+    A query is a text or an image, and an instruction is not read.
     An address names ``tiny`` (built in, from a seed, untrained), or no weights: the published ones.
     """
 
@@ -61,7 +62,11 @@ class MClip(FrameEncoder):
     )
     Settings: ClassVar[type[MClipSettings]] = MClipSettings
     settings: MClipSettings
-    capabilities = Capabilities(modalities=frozenset(READS), directions=frozenset(Direction))
+    capabilities = Capabilities(
+        modalities=frozenset(READS),
+        query_kinds=frozenset({QueryKind.TEXT, QueryKind.IMAGE}),
+        directions=frozenset(Direction),
+    )
     weights_help = "tiny; default: the published models, or the settings texts and images"
 
     def __init__(self, name: str, weights: str | None, settings: MClipSettings) -> None:

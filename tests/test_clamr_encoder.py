@@ -22,6 +22,7 @@ from harness.types import Document, Media, Modality, Query
 from retrievers.clamr.encoder import CLAMR, Clamr
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.engine import grouped
+from retrievers.qwen.packing import packed
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.tiny import TINY
 from tests.clamr_cases import FIXTURES, OMNI, VL, clamr, documents, frames, pooled, queries
@@ -172,7 +173,7 @@ def test_another_sound_another_score_and_silence_is_a_sound() -> None:
     scores = []
     for sound in (SOUND, SOUND[::-1].copy(), np.zeros_like(SOUND)):
         made = encoder.engine.prompt.document(Content(sound=sound))
-        found = encoder._packed([made], encoder.engine.encode(made))
+        found = packed([made], encoder.engine.encode(made), pooled=False)
         scores.append(float(max_sim(asked, found).total[0, 0]))
     assert np.isfinite(scores).all()
     assert len(set(scores)) == 3

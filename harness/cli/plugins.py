@@ -91,6 +91,7 @@ def retrievers_command(
     retriever = make_retriever(name)
     able = retriever.capabilities
     flags = [word for word in ("trainable", "explains", "oracle") if getattr(able, word)]
+    flags += ["of queries reads the text alone"] if able.ignores_images else []
     facts = {
         "reads": ", ".join(modality.label for modality in sorted(able.modalities)),
         "queries": ", ".join(sorted(able.query_kinds)),

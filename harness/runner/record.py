@@ -11,6 +11,7 @@ from harness.config import RunConfig
 from harness.contamination import seen_of
 from harness.environment import environment
 from harness.errors import ResultError
+from harness.plugin import Direction
 from harness.results.schema import (
     AttributionRecord,
     CoverageRecord,
@@ -30,6 +31,9 @@ from harness.runner.scoring import Scores
 from harness.settings import Settings
 from harness.task import Split, Task
 from harness.workspace import TRAINING_NAME
+
+#: Counts queries whose image a retriever that takes them does not read.
+UNREAD = "query images not read"
 
 
 def run_identity(
@@ -113,7 +117,7 @@ def build_result(
             judgments=sum(len(row) for row in split.qrels.values()),
             coverage=CoverageRecord(**asdict(split.coverage)),
             channels=dict(split.channels),
-            losses=dict(sorted(retriever.losses.items())),
+            losses=_losses(task, retriever, split, queries),
         ),
         retriever=RetrieverRecord(
             address=retriever.address,
@@ -147,6 +151,17 @@ def build_result(
         environment=environment(),
         files={},
     )
+
+
+def _losses(task: Task, retriever: Retriever, split: Split, queries: int) -> dict[str, int]:
+    """Return what was not used, sorted by kind."""
+    found = dict(retriever.losses)
+    if retriever.capabilities.ignores_images:
+        # Counted here, so that it is whole even if a killed process asked some of them.
+        asked = split.queries if task.direction is Direction.REVERSE else split.queries[:queries]
+        if unread := sum(query.image is not None for query in asked):
+            found[UNREAD] = unread
+    return dict(sorted(found.items()))
 
 
 def _training(folder: Path | None) -> TrainingRecord | None:

@@ -18,7 +18,7 @@ scoring options' part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from harness.errors import UsageError
 from harness.types import Modality
 from retrievers.clamr.prompt import PREFIXES, ClamrPrompt
+from retrievers.pictures import Picture
 from retrievers.qwen.form import OMNI, TEXTS
 from retrievers.qwen.prompt import PAD
 from retrievers.qwen.sequence import NOWHERE, Content, Tokens, TokensBuilder
@@ -52,11 +53,12 @@ class ReferencePrompt(ClamrPrompt):
         super().__init__(*arguments)
         self._lost: set[Modality] = set()
 
-    def query(self, text: str) -> Tokens:
-        """Return the query, cut with its augmentation tokens."""
+    def query(self, text: str, picture: Picture = None) -> Tokens:
+        """Return the query, cut with its augmentation tokens; the reference knows no picture."""
         settings = self.settings
         joined = settings.query_prefix + text + PAD * settings.query_augmentation
         built = TokensBuilder()
+        self.add_picture(built, picture)
         built.add(self.vocabulary.encode_marked(joined)[: settings.query_length], Modality.TEXT)
         return built.build()
 
@@ -64,7 +66,7 @@ class ReferencePrompt(ClamrPrompt):
         """Return the document's sequences; a document without anything has names of texts."""
         if not self.settings.contextualise:
             return self._apart(content)
-        texts = {modality: self._cut(modality, content) for modality in self._texts}
+        texts = {modality: self._cut(modality, content) for modality in self._texts(content)}
         patches = self._patches(content)
         said = "".join(f" {self.vocabulary.decode(text)}" for text in texts.values())
         whole = self._turn(patches, said)
@@ -76,14 +78,18 @@ class ReferencePrompt(ClamrPrompt):
                 self._lost.add(modality)
             over -= len(texts[modality])
         self._count()
-        labels = self._labels(ids, patches, [len(text) for text in texts.values()])
+        lengths = {modality: len(text) for modality, text in texts.items()}
+        labels = self._labels(ids, patches, lengths)
         return [self._tokens(ids, labels, patches)]
 
-    @property
-    def _texts(self) -> tuple[Modality, ...]:
-        """The text modalities that are read, whether or not a document has them."""
+    def _texts(self, content: Content) -> tuple[Modality, ...]:
+        """Return the text modalities that are read, whether or not the document has them.
+
+        The reference knows no plain text: it comes last where a document has one.
+        """
         asked = self.settings.encode_modalities
-        return tuple(each for each in TEXTS if asked is None or each in asked)
+        read = (each for each in TEXTS if asked is None or each in asked)
+        return tuple(each for each in read if each is not Modality.TEXT or each in content.texts)
 
     def _apart(self, content: Content) -> list[Tokens]:
         sequences = []
@@ -93,7 +99,7 @@ class ReferencePrompt(ClamrPrompt):
             sequences.append(
                 self._tokens(ids, np.full(len(ids), Modality.VIDEO, np.uint8), patches)
             )
-        for modality in self._texts:
+        for modality in self._texts(content):
             ids = self._cut(modality, content)
             sequences.append(self._tokens(ids, np.full(len(ids), modality, np.uint8), None))
         self._count()
@@ -126,7 +132,7 @@ class ReferencePrompt(ClamrPrompt):
         self._lost.clear()
 
     def _labels(
-        self, ids: list[int], patches: Patches | None, lengths: list[int]
+        self, ids: list[int], patches: Patches | None, lengths: Mapping[Modality, int]
     ) -> NDArray[np.uint8]:
         found = np.asarray(ids)
         labels = np.zeros(len(ids), np.uint8)
@@ -135,7 +141,7 @@ class ReferencePrompt(ClamrPrompt):
         inside = np.cumsum(begin) - np.cumsum(end) > 0
         labels[inside] = Modality.VIDEO
         place = self._after(found, end if patches is not None else None)
-        for modality, length in zip(self._texts, lengths, strict=True):
+        for modality, length in lengths.items():
             labels[place : place + length] = modality
             place += length
         return labels

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UsageError
 from harness.plugin import About, Direction
-from harness.retriever import Capabilities
+from harness.retriever import Capabilities, QueryKind
 from harness.types import Modality
 from retrievers.clamr.settings import ClamrSettings
 from retrievers.qwen.encoder import QwenEncoder
@@ -50,6 +50,7 @@ class Clamr(QwenEncoder):
     family = CLAMR
     capabilities = Capabilities(
         modalities=frozenset((Modality.VIDEO, Modality.AUDIO, *TEXTS)),
+        query_kinds=frozenset(QueryKind),
         directions=frozenset(Direction),
         trainable=True,
     )

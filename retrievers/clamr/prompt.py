@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from harness.types import Modality
 from retrievers.clamr.settings import ClamrSettings
+from retrievers.pictures import Picture
 from retrievers.qwen.form import OMNI, TEXTS, Form, Marks
 from retrievers.qwen.prompt import MelFeatures, Prompt, shifted
 from retrievers.qwen.sequence import Content, Tokens, TokensBuilder
@@ -25,6 +26,7 @@ PREFIXES = {
     Modality.OCR: "OCR: ",
     Modality.ASR: "ASR: ",
     Modality.DESCRIPTION: "Description: ",
+    Modality.TEXT: "Text: ",
 }
 
 
@@ -58,9 +60,10 @@ class ClamrPrompt(Prompt):
         self._header = self.turn(system)
         self._footer = vocabulary.encode_marked("<|im_end|>\n")
 
-    def query(self, text: str) -> Tokens:
-        """Return ``Query: <text>`` and the augmentation tokens, which are never cut away."""
+    def query(self, text: str, picture: Picture = None) -> Tokens:
+        """Return a picture, ``Query: <text>`` and the augmentation tokens, which are never cut."""
         built = TokensBuilder()
+        self.add_picture(built, picture)
         self.add_query(built, text)
         return built.build()
 

@@ -15,11 +15,12 @@ from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.media import MediaLoader
 from harness.plugin import About, Direction
-from harness.retriever import Capabilities
+from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
 from retrievers.clip.family import CLIP, SIGLIP, TINY, Family
 from retrievers.clip.settings import ClipSettings, SiglipSettings
 from retrievers.model_settings import READS
+from retrievers.pictures import Pictures
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.encoder import check_installed
 from retrievers.qwen.kept import Kept
@@ -46,9 +47,9 @@ _TOGETHER = 4
 class Clip(Encoder):
     """CLIP: frames, images and texts as vectors of one space, compared by cosine.
 
-    The frames of a video are pooled into one vector or kept; each text is one vector. An address
-    names weights: ``tiny`` (built in), or a folder or a hub id of a
-    checkpoint.
+    The frames of a video are pooled into one vector or kept; each text is one vector. A query is a
+    text or an image, and an instruction is not read: these models were trained on either alone.
+    An address names weights: ``tiny`` (built in), or a folder or a hub id of a checkpoint.
     """
 
     about = About(
@@ -63,7 +64,10 @@ class Clip(Encoder):
     Settings: ClassVar[type[ClipSettings]] = ClipSettings
     settings: ClipSettings
     capabilities = Capabilities(
-        modalities=frozenset(READS), directions=frozenset(Direction), trainable=True
+        modalities=frozenset(READS),
+        query_kinds=frozenset({QueryKind.TEXT, QueryKind.IMAGE}),
+        directions=frozenset(Direction),
+        trainable=True,
     )
     weights_help = f"tiny, a folder or a hub id; default: {CLIP.released}"
     family: ClassVar[Family] = CLIP
@@ -79,6 +83,7 @@ class Clip(Encoder):
         self.untrained = weights == TINY and self._shipped is None
         self.trained_in = card_of(self._shipped)
         self._kept: Kept[list[Piece]] = Kept(_bytes)
+        self._pictures = Pictures(settings, self.query_losses)
         self._computing = 0.0
 
     @property
@@ -109,9 +114,9 @@ class Clip(Encoder):
         }
 
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
-        """Return one vector for each query, of the text tower."""
-        pieces = [self.engine.cutter.query(query.text) for query in batch]
-        return self._packed([[piece] for piece in pieces], self._encoded(pieces))
+        """Return one vector for each query, of the tower that reads it."""
+        asked = self._asked(batch)
+        return self._packed(asked, self._encoded([piece for pieces in asked for piece in pieces]))
 
     def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
         """Return the documents' vectors, and where in its source each comes from.
@@ -142,7 +147,7 @@ class Clip(Encoder):
 
     def forward_queries(self, batch: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode with gradients (see `harness.encoder.Trainable`)."""
-        return self.engine.padded([[self.engine.cutter.query(query.text)] for query in batch])
+        return self.engine.padded(self._asked(batch))
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode with gradients (see `harness.encoder.Trainable`).
@@ -186,6 +191,7 @@ class Clip(Encoder):
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
         self._loader.close()
+        self._pictures.close()
         self._kept.clear()
 
     @property
@@ -218,6 +224,21 @@ class Clip(Encoder):
         return self.settings.loader(
             video=Modality.VIDEO in reads, images=Modality.IMAGE in reads, losses=self.losses
         )
+
+    def _asked(self, batch: Sequence[Query]) -> list[list[Piece]]:
+        """Return the piece of each query; none for one that was an image alone, and damaged."""
+        cutter = self.engine.cutter
+        shown = [query for query in batch if QueryKind.of(query) is QueryKind.IMAGE]
+        pictures = iter(self._pictures.of(shown))
+        asked: list[list[Piece]] = []
+        for query in batch:
+            if QueryKind.of(query) is not QueryKind.IMAGE:
+                asked.append([cutter.query(query.text)])
+            elif (picture := next(pictures)) is not None:
+                asked.append([cutter.shown(picture)])
+            else:
+                asked.append([])
+        return asked
 
     def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
         """Yield the documents with what is read of them."""

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness.media import Frames, LoadedDocument
 from harness.types import Modality
@@ -70,6 +72,11 @@ class Cutter:
     def query(self, text: str) -> Piece:
         """Return the piece of a query."""
         return self._text(Modality.TEXT, self._towers.texts.query_windows(text))
+
+    def shown(self, picture: NDArray[np.uint8]) -> Piece:
+        """Return the piece of a query that is an image, uint8 RGB ``(height, width, 3)``."""
+        span = (math.nan, math.nan, *_WHOLE, 0.0)
+        return Piece(Modality.IMAGE, self._towers.prepare([picture]), "each", [span])
 
     def document(self, loaded: LoadedDocument) -> list[Piece]:
         """Return the pieces of a document; none if there is nothing to read."""

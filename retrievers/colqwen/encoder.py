@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.plugin import About, Direction
-from harness.retriever import Capabilities
+from harness.retriever import Capabilities, QueryKind
 from harness.types import TEXT_MODALITIES, Modality
 from retrievers.colqwen.settings import ColQwenSettings
 from retrievers.qwen.encoder import QwenEncoder
@@ -48,6 +48,7 @@ class ColQwen(QwenEncoder):
     family = COLQWEN
     capabilities = Capabilities(
         modalities=frozenset((Modality.VIDEO, Modality.IMAGE, Modality.AUDIO, *TEXT_MODALITIES)),
+        query_kinds=frozenset(QueryKind),
         directions=frozenset(Direction),
         trainable=True,
     )

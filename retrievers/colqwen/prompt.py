@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from harness.errors import UsageError
 from harness.types import TEXT_MODALITIES, Modality
 from retrievers.colqwen.settings import ColQwenSettings
+from retrievers.pictures import Picture
 from retrievers.qwen.form import Form, Marks
 from retrievers.qwen.prompt import MelFeatures, Prompt
 from retrievers.qwen.sequence import Content, Tokens, TokensBuilder
@@ -84,11 +85,12 @@ class ColQwenPrompt(Prompt):
             self._bare = [], []
             self._seen = vocabulary.encode_marked(_OPEN), vocabulary.encode_marked(_CLOSE)
 
-    def query(self, text: str) -> Tokens:
-        """Return ``Query: <text>`` and the augmentation tokens, which are never cut away."""
+    def query(self, text: str, picture: Picture = None) -> Tokens:
+        """Return a picture, ``Query: <text>`` and the augmentation tokens, which are never cut."""
         before, after = self._bare
         built = TokensBuilder()
         built.add(before, Modality.TEXT)
+        self.add_picture(built, picture, flat=self.settings.compat)
         self.add_query(built, text)
         built.add(after, Modality.TEXT)
         if self.settings.compat:

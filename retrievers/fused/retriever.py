@@ -67,6 +67,7 @@ class Fused(Retriever):
             directions=reduce(and_, (one.directions for one in able)) & self._directions,
             oracle=any(one.oracle for one in able)
             or (self.router is not None and self.router.oracle),
+            ignores_images=any(one.ignores_images for one in able),
         )
         cards = [retriever.about for retriever in retrievers]
         self.about = replace(  # type: ignore[misc]

@@ -10,22 +10,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from harness.encoder import Encoder
 from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
-from harness.media import AudioSampling, LoadedDocument, MediaLoader
+from harness.media import AudioSampling, MediaLoader
+from harness.retriever import QueryKind
 from harness.types import Document, Modality, Query
+from retrievers.pictures import Pictures
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.form import Family, Form
 from retrievers.qwen.kept import Kept
+from retrievers.qwen.packing import packed
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.settings import QwenSettings
 from retrievers.qwen.shipped import card_of, place
 from retrievers.qwen.source import sha256
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -60,6 +62,7 @@ class QwenEncoder(Encoder):
         super().__init__(name, weights, settings)
         self._computing = 0.0
         self._kept: Kept[list[Tokens]] = Kept(_bytes)
+        self._pictures = Pictures(settings, self.query_losses)
         built_in = weights in self.family.built_in
         self.untrained = built_in and self._shipped is None
         self.trained_in = card_of(self._shipped)
@@ -110,8 +113,9 @@ class QwenEncoder(Encoder):
 
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return a vector for each token of a query, its augmentation included; pooled: one."""
-        sequences = [self.engine.prompt.query(query.text) for query in batch]
-        return self._packed([[tokens] for tokens in sequences], self._encoded(sequences))
+        asked = self._asked(batch)
+        vectors = self._encoded([tokens for item in asked for tokens in item])
+        return packed(asked, vectors, pooled=self.pooled)
 
     def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
         """Return the vectors of the documents' tokens, and where in its source each comes from.
@@ -132,14 +136,17 @@ class QwenEncoder(Encoder):
                 vectors.extend(self._encoded(waiting))
                 waiting = []
         vectors.extend(self._encoded(waiting))
-        return self._packed(made, vectors)
+        return packed(made, vectors, pooled=self.pooled)
 
     def query_tokens(self, query: Query) -> Sequence[str] | None:
-        """Return the text of each token of a query; None for a pooled vector."""
+        """Return the text of each token of a query; None for a pooled vector.
+
+        A token of its picture has the row and column that it stands for.
+        """
         if self.pooled:
             return None
         prompt = self.engine.prompt
-        return [prompt.vocabulary.spell(number) for number in prompt.query(query.text).ids.tolist()]
+        return [text for tokens in self._asked([query])[0] for text in prompt.spelled(tokens)]
 
     def blueprint(self) -> Blueprint:
         """Return the architecture, without weights (see `harness.training.plan`)."""
@@ -160,7 +167,7 @@ class QwenEncoder(Encoder):
 
     def forward_queries(self, batch: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode with gradients (see `harness.encoder.Trainable`)."""
-        return self.engine.padded([[self.engine.prompt.query(query.text)] for query in batch])
+        return self.engine.padded(self._asked(batch))
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode with gradients (see `harness.encoder.Trainable`).
@@ -221,6 +228,7 @@ class QwenEncoder(Encoder):
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
         self._loader.close()
+        self._pictures.close()
         self._kept.clear()
 
     def _is_trained(self) -> bool:
@@ -282,43 +290,33 @@ class QwenEncoder(Encoder):
         reads = frozenset(self.readable(self.engine.form) if asked is None else asked)
         return (document.only(reads) for document in documents)
 
+    def _asked(self, batch: Sequence[Query]) -> list[list[Tokens]]:
+        """Return the sequence of each query; none for one that was an image alone, and damaged.
+
+        An instruction says what to do with an image: it is read before the text where there is one.
+        """
+        made = []
+        for query, picture in zip(batch, self._pictures.of(batch), strict=True):
+            text = query.text
+            if picture is not None:
+                text = " ".join(part for part in (query.instruction, text) if part)
+            lost = picture is None and QueryKind.of(query) is QueryKind.IMAGE
+            made.append([] if lost else [self.engine.prompt.query(text, picture)])
+        return made
+
     def _contents(self, batch: Sequence[Document]) -> Iterator[Content]:
         """Yield the documents' content, decoded ahead."""
-        return map(_content, self._loader.load(self._restricted(batch)))
+        return map(Content.of, self._loader.load(self._restricted(batch)))
 
     def _made(self, batch: Sequence[Document]) -> Iterator[list[Tokens]]:
         """Yield the sequences of documents that hold only what the model reads."""
-        return map(self.engine.prompt.document, map(_content, self._loader.load(batch)))
+        return map(self.engine.prompt.document, map(Content.of, self._loader.load(batch)))
 
     def _encoded(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         begun = time.perf_counter()
         vectors = self.engine.encode(sequences)
         self._computing += time.perf_counter() - begun
         return vectors
-
-    def _packed(
-        self, items: Sequence[Sequence[Tokens]], vectors: Sequence[NDArray[np.float32]]
-    ) -> TokenEmbeddings:
-        """Join the vectors of each item's sequences, which follow one another."""
-        parts, rest = [], iter(vectors)
-        for sequences in items:
-            found = [next(rest) for _ in sequences]
-            if not found:
-                parts.append(TokenEmbeddings.of([{}]))
-            elif self.pooled:
-                parts.append(TokenEmbeddings.of([{Modality.TEXT: np.concatenate(found)}]))
-            else:
-                numbers = np.concatenate([tokens.modalities for tokens in sequences])
-                parts.append(
-                    TokenEmbeddings.from_padded(
-                        np.concatenate(found)[None],
-                        np.ones((1, len(numbers)), np.int64),
-                        numbers[None],
-                        spans=np.concatenate([tokens.spans for tokens in sequences])[None],
-                        keep_unassigned=True,
-                    )
-                )
-        return TokenEmbeddings.concatenate(parts)
 
 
 def check_installed(name: str) -> None:
@@ -344,15 +342,3 @@ def check_installed(name: str) -> None:
 def _bytes(sequences: Sequence[Tokens]) -> int:
     """Return what the sequences of a document take in memory."""
     return sum(tokens.nbytes for tokens in sequences)
-
-
-def _content(loaded: LoadedDocument) -> Content:
-    frames, sound = loaded.frames, loaded.waveform
-    return Content(
-        frames=() if frames is None else list(frames.pixels),
-        seconds=() if frames is None else frames.seconds.tolist(),
-        numbers=() if frames is None else frames.numbers.tolist(),
-        images=loaded.images,
-        sound=None if sound is None else sound.samples,
-        texts=loaded.document.texts,
-    )

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from harness.types import Modality
 
-#: Text modalities in the order in which the reference's training joins them.
-TEXTS = (Modality.OCR, Modality.ASR, Modality.DESCRIPTION)
+#: Text modalities in the order in which the reference's training joins them; a plain text, which
+#: it does not know, comes last.
+TEXTS = (Modality.OCR, Modality.ASR, Modality.DESCRIPTION, Modality.TEXT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.types import Modality
+from retrievers.pictures import Picture
 from retrievers.qwen.audio import token_seconds
 from retrievers.qwen.form import Form, Marks
 from retrievers.qwen.sequence import Content, Tokens, TokensBuilder
@@ -82,6 +83,19 @@ class Prompt(ABC):
         built.add_text(ids[:room], Modality.TEXT, shifted(offsets[:room], len(space), len(text)))
         built.add([self.pad] * settings.query_augmentation, Modality.TEXT)
 
+    def add_picture(self, built: TokensBuilder, picture: Picture, *, flat: bool = False) -> None:
+        """Append the picture of a query, if it has one, between the marks of a still.
+
+        All of its tokens count as query tokens, as those of the text do, its prefix included. They
+        are beside the length of a query, which bounds its text.
+        """
+        if picture is None:
+            return
+        begin, place, end = self.ids(self.form.image)
+        built.add([begin], Modality.IMAGE)
+        built.add_still(place, self.patches([picture]), Modality.IMAGE, number=0, flat=flat)
+        built.add([end], Modality.IMAGE)
+
     def patches(self, frames: Frames) -> Patches:
         """Return the patches of frames at the size that the settings ask for."""
         return patches_of(frames, self.patching, self.settings.min_pixels, self._max_pixels)
@@ -96,9 +110,21 @@ class Prompt(ABC):
         ranges = token_seconds(mel.shape[1])
         return (mel, ranges) if ranges else None
 
+    def spelled(self, tokens: Tokens) -> list[str]:
+        """Return a text for each token; of a still its row and column, both from 1."""
+        texts = [self.vocabulary.spell(number) for number in tokens.ids.tolist()]
+        if tokens.patches is not None and tokens.still:
+            place = self.ids(self.form.image)[1]
+            columns = tokens.patches.grid[2] // tokens.patches.merge
+            cells = np.flatnonzero(tokens.ids == place).tolist()
+            for number, cell in enumerate(cells):
+                row, column = divmod(number, columns)
+                texts[cell] = f"[image {row + 1},{column + 1}]"
+        return texts
+
     @abstractmethod
-    def query(self, text: str) -> Tokens:
-        """Return the sequence of a query."""
+    def query(self, text: str, picture: Picture = None) -> Tokens:
+        """Return the sequence of a query: its picture, then its text."""
 
     @abstractmethod
     def document(self, content: Content) -> list[Tokens]:

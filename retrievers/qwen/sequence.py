@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.late_interaction.embeddings import SPAN_FIELDS
+from harness.media import LoadedDocument
 from harness.types import NO_MODALITY, Modality
 from retrievers.qwen.vision import Frames, Patches
 
@@ -46,6 +47,19 @@ class Content:
     images: Frames = ()
     sound: NDArray[np.float32] | None = None
     texts: Mapping[Modality, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, loaded: LoadedDocument) -> Self:
+        """Return what was decoded of a document."""
+        frames, sound = loaded.frames, loaded.waveform
+        return cls(
+            frames=() if frames is None else list(frames.pixels),
+            seconds=() if frames is None else frames.seconds.tolist(),
+            numbers=() if frames is None else frames.numbers.tolist(),
+            images=loaded.images,
+            sound=None if sound is None else sound.samples,
+            texts=loaded.document.texts,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -72,7 +72,7 @@ class QwenSettings(EncoderSettings, MediaSettings):
     ocr_length: int = Field(512, ge=1, description="Most tokens of on-screen text, with its name.")
     asr_length: int = Field(512, ge=1, description="Most tokens of speech, with its name.")
     description_length: int = Field(
-        512, ge=1, description="Most tokens of a description, with its name."
+        512, ge=1, description="Most tokens of a description, or of a plain text, with its name."
     )
     encode_modalities: tuple[Modality, ...] | None = Field(
         None, description="Read only these modalities; default: all that the form reads."
@@ -118,5 +118,6 @@ class QwenSettings(EncoderSettings, MediaSettings):
             Modality.OCR: self.ocr_length,
             Modality.ASR: self.asr_length,
             Modality.DESCRIPTION: self.description_length,
+            Modality.TEXT: self.description_length,
         }
         return lengths[modality]

@@ -16,9 +16,10 @@ from harness.late_interaction import TokenEmbeddings
 from harness.late_interaction.embeddings import SPAN_FIELDS
 from harness.media import LoadedDocument, MediaLoader
 from harness.plugin import About, Direction
-from harness.retriever import Capabilities
+from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
 from retrievers.model_settings import READS
+from retrievers.pictures import Pictures
 from retrievers.st.checks import TINY, check_installed, check_modalities, find_named
 from retrievers.st.settings import FrameSettings, Kind, SentenceSettings
 
@@ -50,6 +51,7 @@ class FrameEncoder(Encoder):
         super().__init__(name, weights, settings)
         self.untrained = weights == TINY
         self._computing = 0.0
+        self._pictures = Pictures(settings, self.query_losses)
 
     @property
     @abstractmethod
@@ -95,13 +97,30 @@ class FrameEncoder(Encoder):
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
         self._loader.close()
+        self._pictures.close()
 
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
-        """Return one vector for each query, or one for each of its tokens."""
+        """Return one vector for each query, or one for each of its tokens.
+
+        A query without text is its image; an instruction is never read.
+        """
+        told = [query for query in batch if QueryKind.of(query) is not QueryKind.IMAGE]
+        shown = [query for query in batch if QueryKind.of(query) is QueryKind.IMAGE]
+        pictures = self._pictures.of(shown)
         begun = time.perf_counter()
-        found = self.texts.queries([query.text for query in batch])
+        texts = iter(self.texts.queries([query.text for query in told]) if told else ())
+        seen = [picture for picture in pictures if picture is not None]
+        images = iter(self.images.images(seen) if self.images is not None and seen else ())
         self._computing += time.perf_counter() - begun
-        return TokenEmbeddings.of([{Modality.TEXT: vectors} for vectors in found])
+        coming, made = iter(pictures), []
+        for query in batch:
+            if QueryKind.of(query) is not QueryKind.IMAGE:
+                made.append({Modality.TEXT: next(texts)})
+            elif next(coming) is None:
+                made.append({})
+            else:
+                made.append({Modality.IMAGE: next(images)})
+        return TokenEmbeddings.of(made)
 
     def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
         """Return the documents' vectors, and where in its source each comes from."""
@@ -191,9 +210,10 @@ class FrameEncoder(Encoder):
 class SentenceTransformers(FrameEncoder):
     """A dense or multi-vector model of sentence-transformers, with its own prompts and similarity.
 
-    It reads texts and, where the model takes images, frames and images. An address names the
-    model: ``tiny`` (built in, from a seed, untrained), a folder or a hub id. Sparse models are
-    ``sentence-transformers-sparse``.
+    It reads texts and, where the model takes images, frames and images of documents. Of a query
+    with an image the text alone is read, never the image and never the instruction. An address
+    names the model: ``tiny`` (built in, from a seed, untrained), a folder or a hub id. Sparse
+    models are ``sentence-transformers-sparse``.
     """
 
     about = About(
@@ -206,7 +226,12 @@ class SentenceTransformers(FrameEncoder):
     )
     Settings: ClassVar[type[SentenceSettings]] = SentenceSettings
     settings: SentenceSettings
-    capabilities = Capabilities(modalities=frozenset(READS), directions=frozenset(Direction))
+    capabilities = Capabilities(
+        modalities=frozenset(READS),
+        query_kinds=frozenset({QueryKind.TEXT, QueryKind.IMAGE_TEXT}),
+        directions=frozenset(Direction),
+        ignores_images=True,
+    )
     weights_help = "tiny, a folder or a hub id"
 
     @property

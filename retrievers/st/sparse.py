@@ -14,7 +14,7 @@ import numpy as np
 from harness.documents import Documents
 from harness.errors import PluginError, UsageError
 from harness.plugin import About
-from harness.retriever import Capabilities, Retriever
+from harness.retriever import Capabilities, QueryKind, Retriever
 from harness.types import TEXT_MODALITIES, Document, Query, Ranking
 from harness.workspace import Workspace
 from retrievers.st.checks import TINY, check_installed, find_named
@@ -33,7 +33,8 @@ class SparseTransformers(Retriever):
     """A sparse model of sentence-transformers, searched by inner products.
 
     Each text modality of a document is one vector of which only what is not zero is kept; the best
-    one counts. An address names the model: ``tiny`` (built in, from a seed, untrained), a folder
+    one counts. Of a query with an image the text alone is read, never the image and never the
+    instruction. An address names the model: ``tiny`` (built in, from a seed, untrained), a folder
     or a hub id. Dense and multi-vector models are ``sentence-transformers``.
     """
 
@@ -47,7 +48,11 @@ class SparseTransformers(Retriever):
     )
     Settings: ClassVar[type[SparseSettings]] = SparseSettings
     settings: SparseSettings
-    capabilities = Capabilities(modalities=frozenset(TEXT_MODALITIES))
+    capabilities = Capabilities(
+        modalities=frozenset(TEXT_MODALITIES),
+        query_kinds=frozenset({QueryKind.TEXT, QueryKind.IMAGE_TEXT}),
+        ignores_images=True,
+    )
     weights_help = "tiny, a folder or a hub id"
     masks = True
 

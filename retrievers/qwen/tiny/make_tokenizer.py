@@ -16,6 +16,7 @@ from tokenizers.trainers import BpeTrainer
 
 from harness.progress import Progress
 from harness.registry import make_task
+from harness.types import Modality
 from retrievers.clamr.prompt import PREFIXES
 from retrievers.qwen.form import FORMS
 from retrievers.qwen.tokens import TOKENIZER
@@ -29,6 +30,9 @@ _WORDS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+#: The names of modalities, but for that of a plain text: it came after the file was frozen.
+_NAMES = [name for modality, name in PREFIXES.items() if modality is not Modality.TEXT]
+
 
 def texts() -> Iterator[str]:
     """Yield what the vocabulary is made of."""
@@ -39,8 +43,8 @@ def texts() -> Iterator[str]:
     # Often enough that each word of a prompt is one token; "user" has to be.
     for _ in range(100):
         yield from dict.fromkeys(form.system for form in FORMS)
-        yield from (f" {prefix}" for prefix in PREFIXES.values())
-        yield from PREFIXES.values()
+        yield from (f" {prefix}" for prefix in _NAMES)
+        yield from _NAMES
         yield "Query: system\nuser\n"
 
 
