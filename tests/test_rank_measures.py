@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.breakdowns import breakdown_by_document, breakdown_by_query
@@ -66,6 +66,7 @@ def theirs(scores: Mapping[str, Mapping[str, float]], qrels: Mapping[str, str], 
     ]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_ranks_are_those_of_an_independent_count(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 8))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -130,6 +130,7 @@ def ids_of(ranking: Ranking) -> dict[str, list[str]]:
     return {document: list(row.documents) for document, row in ranking.items()}
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(
         st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0, float("nan")]), min_size=3, max_size=3),
