@@ -30,9 +30,11 @@ from harness.cli import (
     fuse,
     leaderboard,
     plugins,
+    reproduce,
     results,
     run,
     submit,
+    tables,
     train,
 )
 from harness.errors import ClamrBenchError, PluginError
@@ -54,6 +56,8 @@ submit.register(app)
 train.register(app)
 plugins.register(app)
 leaderboard.register(app)
+tables.register(app)
+reproduce.register(app)
 doctor.register(app)
 app.add_typer(cache.app, name="cache")
 enrich.register(data.app)

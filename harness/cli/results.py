@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +11,14 @@ import typer
 from harness.cli import attribution, show
 from harness.cli.options import JsonOption, ResultsOption, RunArgument, complete_runs
 
-app = typer.Typer(help="List, show and check saved results.", no_args_is_help=True)
+app = typer.Typer(help="List, show, check and export saved results.", no_args_is_help=True)
+
+
+class ExportFormat(StrEnum):
+    """What saved runs are written as."""
+
+    CARD = "card"
+    CSV = "csv"
 
 
 @app.command("list")
@@ -100,3 +109,57 @@ def check(
     if problems:
         raise ResultError("\n".join(problems))
     typer.echo(f"{len(runs):,} runs in {store.folder}: all as they were written.")
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|all",
+            help="Run folder, unique prefix of a run id, or all runs.",
+            autocompletion=complete_runs,
+        ),
+    ],
+    format_: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="card: model-index of the Hugging Face hub; csv: measures."),
+    ] = ExportFormat.CARD,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to write to, instead of printing."),
+    ] = None,
+    output: ResultsOption = None,
+) -> None:
+    """Write saved runs as an evaluation card or as CSV.
+
+    A card takes no run of some queries only, of untrained weights or without judgments: `all`
+    leaves those out and says so.
+
+    `clamr-bench results export all --format csv --to DIR`
+    """
+    from harness.errors import ResultError
+    from harness.reporting import export
+    from harness.results.store import ResultsStore
+    from harness.workspace import atomic_write, results_folder
+
+    store = ResultsStore(output or results_folder())
+    runs = list(store.runs()) if run == "all" else [store.find(run)]
+    if format_ is ExportFormat.CSV:
+        text, suffix = export.to_csv(runs), "csv"
+    else:
+        if run == "all":
+            listed = [saved for saved in runs if not export.unlisted(saved.result)]
+            if len(listed) < len(runs):
+                typer.echo(f"left out: {len(runs) - len(listed)} runs that no table has", err=True)
+            runs = listed
+        if not runs:
+            raise ResultError(f"no run in {store.folder} is for a card.")
+        text, suffix = export.card(runs), "md"
+    if to is None:
+        typer.echo(text, nl=False)
+        return
+    path = to / f"{'results' if run == 'all' else runs[0].result.run_id}.{suffix}"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    typer.echo(f"written: {path}")
