@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +13,12 @@ import numpy as np
 from harness.encoder import Encoder
 from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
-from harness.media import LoadedDocument, MediaLoader
+from harness.media import MediaLoader
 from harness.plugin import About
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
 from retrievers.model_settings import READS
+from retrievers.preflmr.asking import Asking
 from retrievers.preflmr.settings import PreFLMRSettings
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.encoder import check_installed
@@ -31,9 +30,8 @@ if TYPE_CHECKING:
     import torch
 
     from harness.training.plan import Blueprint
-    from retrievers.preflmr.engine import Asked, Engine
+    from retrievers.preflmr.engine import Engine
     from retrievers.preflmr.pieces import Piece
-    from retrievers.preflmr.questions import Question
     from retrievers.qwen.source import Source
 
 #: Version of what sequences and vectors are: raise it when the same input would give others.
@@ -45,8 +43,6 @@ TINY = "tiny"
 _AHEAD = 8
 #: Batches that go to the model together; the documents after them are decoded meanwhile.
 _TOGETHER = 4
-
-log = logging.getLogger("clamr_bench.preflmr")
 
 
 class PreFLMR(Encoder):
@@ -83,14 +79,13 @@ class PreFLMR(Encoder):
         self.untrained = weights == TINY and self._shipped is None
         self.trained_in = card_of(self._shipped)
         self._kept: Kept[list[Piece]] = Kept(_bytes)
-        self._pictures: Kept[torch.Tensor | None] = Kept(_picture_bytes)
+        self._asking = Asking(settings, self.query_losses)
         self._computing = 0.0
-        self._noted: set[tuple[str, str]] = set()
 
     @property
     def seconds(self) -> Mapping[str, float]:
         """Seconds that workers decoded, that the model waited for them, and that it computed."""
-        loaders = (self._loader, self._query_loader)
+        loaders = (self._loader, self._asking.loader)
         return {
             "decode": sum(loader.decoding for loader in loaders),
             "wait": sum(loader.waiting for loader in loaders),
@@ -118,7 +113,7 @@ class PreFLMR(Encoder):
 
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return the vectors of queries that count: of their images, then of their texts."""
-        asked = self._asked(batch)
+        asked = self._asking.asked(batch, self.engine)
         begun = time.perf_counter()
         rows = self.engine.encode_queries(asked)
         self._computing += time.perf_counter() - begun
@@ -154,8 +149,9 @@ class PreFLMR(Encoder):
 
         Patches are numbered by row and column, from 1.
         """
-        (asked,) = self._asked([query])
-        engine, question = self.engine, asked.question
+        engine = self.engine
+        (asked,) = self._asking.asked([query], engine)
+        question = asked.question
         texts = [engine.questions.pieces.spell(n) for n in question.ids[question.kept].tolist()]
         return texts if asked.pixels is None else [*engine.image_names(), *texts]
 
@@ -178,7 +174,7 @@ class PreFLMR(Encoder):
         """Encode with gradients (see `harness.encoder.Trainable`)."""
         from retrievers.preflmr.engine import padded
 
-        return padded(self.engine.query_rows(self._asked(batch)))
+        return padded(self.engine.query_rows(self._asking.asked(batch, self.engine)))
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode with gradients (see `harness.encoder.Trainable`).
@@ -214,9 +210,8 @@ class PreFLMR(Encoder):
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
         self._loader.close()
-        self._query_loader.close()
+        self._asking.close()
         self._kept.clear()
-        self._pictures.clear()
 
     @property
     def _shipped(self) -> Path | None:
@@ -255,11 +250,6 @@ class PreFLMR(Encoder):
             losses=self.losses,
         )
 
-    @cached_property
-    def _query_loader(self) -> MediaLoader:
-        # What it counts is of documents; damage of a query's image is noted with the query.
-        return self.settings.loader(video=False, images=True, losses=Counter())
-
     def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
         """Yield the documents with what is read of them."""
         return (document.only(self._reads) for document in documents)
@@ -273,60 +263,6 @@ class PreFLMR(Encoder):
         vectors = self.engine.encode(pieces)
         self._computing += time.perf_counter() - begun
         return vectors
-
-    def _asked(self, batch: Sequence[Query]) -> list[Asked]:
-        """Return queries as the model takes them."""
-        from retrievers.preflmr.engine import Asked
-
-        questions = [self._question(query) for query in batch]
-        shown = [
-            Document(query.id, media={Modality.IMAGE: (query.image,)})
-            for query in batch
-            if query.image is not None
-        ]
-        pixels = iter(self._pictures.of(shown, self._prepared))
-        found = [None if query.image is None else next(pixels) for query in batch]
-        if self.settings.blank_images:
-            found = [self.engine.blank_image if each is None else each for each in found]
-        return [Asked(*each) for each in zip(questions, found, strict=True)]
-
-    def _question(self, query: Query) -> Question:
-        question = self.engine.questions.read(query)
-        if question.unmasked:
-            self._note(
-                query,
-                "query instruction cut",
-                f"its instruction is longer than query_length = {len(question.ids)} tokens: its "
-                "question is not read, and nothing of the instruction is masked",
-            )
-        elif question.cut:
-            self._note(
-                query,
-                "query cut",
-                f"it is longer than query_length = {len(question.ids)} tokens, its instruction "
-                "included",
-            )
-        return question
-
-    def _prepared(self, shown: Sequence[Document]) -> Iterator[torch.Tensor | None]:
-        """Yield the images of queries as the image tower takes them; None for a damaged one."""
-        return map(self._picture, self._query_loader.load(shown))
-
-    def _picture(self, loaded: LoadedDocument) -> torch.Tensor | None:
-        for damage in loaded.damaged:
-            what = f"query image {damage.kind}"
-            self._note(Query(loaded.document.id, ""), what, "it is asked without its image")
-        images = loaded.images
-        return self.engine.cutter.prepared(images)[0] if images else None
-
-    def _note(self, query: Query, what: str, told: str) -> None:
-        """Count what a query lacks, once; say it of the first one."""
-        if (query.id, what) in self._noted:
-            return
-        self._noted.add((query.id, what))
-        if not self.query_losses[what]:
-            log.warning("query %s: %s. Others like it are counted.", query.id, told)
-        self.query_losses[what] += 1
 
 
 def _packed(items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]) -> TokenEmbeddings:
@@ -352,7 +288,3 @@ def _packed(items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]) -
 def _bytes(pieces: Sequence[Piece]) -> int:
     """Return what the pieces of a document take in memory."""
     return sum(piece.nbytes for piece in pieces)
-
-
-def _picture_bytes(picture: torch.Tensor | None) -> int:
-    return 0 if picture is None else int(picture.nbytes)
