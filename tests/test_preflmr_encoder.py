@@ -245,8 +245,8 @@ def test_company_does_not_change_vectors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "The Tower, built 1889!", "Überschwemmung in Ägypten", "東京 tower", "홍수",
-        "aﬁne\u00a0day", "x" * 101 + " lake", "", " \t\n", "it's 3:15 [now]", "\u200bzero \ufffd width\x00",
+        "The Tower, built 1889!", "Überschwemmung in Ägypten", "東京 tower", "홍수", "", " \t\n",
+        "aﬁne\u00a0day", "x" * 101 + " lake", "it's 3:15 [now]", "\u200bzero \ufffd width\x00",
     ],
 )  # fmt: skip
 def test_word_pieces_are_those_of_bert(text: str) -> None:
