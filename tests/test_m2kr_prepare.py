@@ -216,6 +216,14 @@ def test_the_other_ending_is_tried_and_counted(root: Path, ending: str) -> None:
     assert store.manifest.counts["test_images_with_another_ending"] == 3
 
 
+def test_the_name_that_a_row_gives_goes_before_other_endings(root: Path) -> None:
+    release(root)
+    (root / "OKVQA/val2014/0.jpg").rename(root / "OKVQA/val2014/0.JPEG")
+    image(root / "OKVQA/val2014/1.JPEG")
+    names = [query.image.name for query in prepare(root).queries("test") if query.image]
+    assert names == ["0.JPEG", "1.jpg", "2.jpg"]
+
+
 def test_infoseek_images_lie_in_the_shard_folders_of_oven(root: Path, tmp_path: Path) -> None:
     rows = [query(0, img_path="oven_00000001.jpg"), query(1, img_path="oven_00000002.jpg")]
     release(root, [query(2, img_path=None)], subset="infoseek")

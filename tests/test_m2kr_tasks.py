@@ -208,6 +208,7 @@ def test_an_address_of_several_tasks_where_one_is_needed(
     bench(*RUN, "random", "--set", "m2kr/ocvqa.x=1").fails("'m2kr/ocvqa'", "'m2kr/okvqa'")
     shown = bench("tasks", "m2kr")
     assert shown.status == 0, shown.err
+    assert "m2kr/wit, m2kr/msmarco, m2kr/okvqa" in shown.out
 
 
 def test_cc_is_for_training_only(bench: Command, tmp_path: Path) -> None:

@@ -54,7 +54,11 @@ def tasks_command(
         "ties": protocol.ties,
         "measures": ", ".join(protocol.measures),
     }
-    if isinstance(task, StoredTask):
+    if task.group is not None:
+        ready_members = [a for a in task.group.members if make_task(a).is_prepared]
+        facts["stands for"] = ", ".join(task.group.members)
+        facts["prepared"] = ", ".join(ready_members) or "none"
+    elif isinstance(task, StoredTask):
         store = task.default_store
         ready = (store / "dataset.json").is_file()
         facts["data"] = f"{store} ({'prepared' if ready else 'not prepared'})"

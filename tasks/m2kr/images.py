@@ -97,7 +97,9 @@ class Images:
 
     def _places(self) -> Iterator[tuple[Path, str, str | None]]:
         if self._last is not None:
-            yield self._last
+            root, prefix, ending = self._last
+            yield root, prefix, None
+            yield root, prefix, ending
         for ending in (None, *_ENDINGS):
             for root in self._roots:
                 for prefix in self._prefixes:

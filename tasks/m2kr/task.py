@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -146,12 +147,5 @@ class M2KR(StoredTask, OwnPolicy):
         answers = {query.id: json.loads(query.attributes[ANSWERS]) for query in queries}
         texts = ((d.id, d.texts.get(Modality.TEXT, "")) for d in split.documents)
         found = pseudo_recall(ranking, hits.query_ids, answers, texts, PSEUDO_CUTOFFS)
-        return Evaluation(
-            measures=names,
-            query_ids=hits.query_ids,
-            values=np.concatenate([hits.values, found], axis=1),
-            missing_ids=hits.missing_ids,
-            without_positives=hits.without_positives,
-            unknown_queries=hits.unknown_queries,
-            unknown_documents=hits.unknown_documents,
-        )
+        values = np.concatenate([hits.values, found], axis=1)
+        return replace(hits, measures=names, values=values)
