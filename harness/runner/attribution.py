@@ -80,14 +80,14 @@ def attribution_of(
         return None
     start = time.perf_counter()
     known = documents.attributes().keys()
-    firsts = [_first(ranking, query) for query in queries]
+    firsts = [first_ranked(ranking, query) for query in queries]
     judged = [query for query in queries if _positives(split, query)]
-    relevant = {query.id: _best(ranking, split, query, known) for query in judged}
+    relevant = {query.id: best_relevant(ranking, split, query, known) for query in judged}
     pairs = [
         (query, tuple(dict.fromkeys(d for d in (first, relevant.get(query.id)) if d is not None)))
         for query, first in zip(queries, firsts, strict=True)
     ]
-    made = _explained(retriever, pairs, progress)
+    made = explained(retriever, pairs, progress)
     top = [
         Row(query, made.get((query.id, first)))
         for query, first in zip(queries, firsts, strict=True)
@@ -214,7 +214,7 @@ def _votes(rows: Sequence[Row], way: str) -> dict[str, int]:
     return {"queries": len(rows) - left_out, **{name: counts[name] for name in names}}
 
 
-def _explained(
+def explained(
     retriever: Retriever, pairs: Sequence[tuple[Query, Sequence[str]]], progress: Progress
 ) -> Mapping[tuple[str, str | None], Attribution]:
     """Return the attribution of each (query id, document id)."""
@@ -231,12 +231,15 @@ def _explained(
     return made
 
 
-def _first(ranking: Ranking, query: Query) -> str | None:
+def first_ranked(ranking: Ranking, query: Query) -> str | None:
+    """Return the first document of a query's list."""
     ranked = ranking.get(query.id)
     return ranked.documents[0] if ranked else None
 
 
-def _best(ranking: Ranking, split: Split, query: Query, known: Collection[str]) -> str | None:
+def best_relevant(
+    ranking: Ranking, split: Split, query: Query, known: Collection[str]
+) -> str | None:
     """Return the best-ranked relevant document; of those not ranked the one graded highest."""
     positives = _positives(split, query)
     for document in ranking[query.id].documents if query.id in ranking else ():

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.documents import ListedDocuments
-from harness.errors import CapabilityError, PluginError, ResultError, UsageError, did_you_mean
+from harness.errors import CapabilityError, PluginError, UsageError, did_you_mean
 from harness.late_interaction.attribution import Attribution
 from harness.plugin import Direction
 from harness.progress import Progress
 from harness.results.store import SavedRun
 from harness.retriever import Retriever
 from harness.runner.attribution import shown_to
-from harness.runner.reopen import same_split, saved_ranking
+from harness.runner.reopen import require_same, same_split, saved_ranking
 from harness.task import Split, Task
 from harness.types import Document, Modality, Query, RankedList
 from harness.workspace import Workspace
@@ -99,11 +99,7 @@ def explain(
             "direction, which has the same scores."
         )
     retriever.explain([], [])  # Refuses at once, if it cannot.
-    if retriever.fingerprint != saved.result.retriever.fingerprint:
-        raise ResultError(
-            f"run {saved.result.run_id} was made by another {retriever.address}: its files or "
-            "version have changed since. Run it again."
-        )
+    require_same(saved, retriever)
     options = saved.result.options
     retriever.seed = options.seed
     ranking = saved_ranking(saved)
@@ -122,13 +118,34 @@ def explain(
     rank, score = _place(ranked, document.id)
     full, masked = _scored(retriever, shown, document, without)
     left_out = _scored(retriever, shown, document.only(kept))[0] if without else None
-    tokens = retriever.query_tokens(shown)
-    if tokens is not None and len(tokens) != len(full.winners.parts):
+    tokens = token_texts(retriever, shown, full)
+    return Explanation(query, document, rank, score, tokens, full, masked, left_out)
+
+
+def token_texts(
+    retriever: Retriever, query: Query, attribution: Attribution
+) -> Sequence[str] | None:
+    """Return a text for each token of a query, or None where tokens have none.
+
+    Parameters
+    ----------
+    retriever
+        Ready to explain.
+    query, attribution
+        As it may see the query, and what it made of it.
+
+    Raises
+    ------
+    PluginError
+        If it gives another number of texts than of vectors.
+    """
+    tokens = retriever.query_tokens(query)
+    if tokens is not None and len(tokens) != len(attribution.winners.parts):
         raise PluginError(
             f"retriever {retriever.address!r}: query_tokens gave {len(tokens)} texts for "
-            f"{len(full.winners.parts)} query vectors; it must give one for each."
+            f"{len(attribution.winners.parts)} query vectors; it must give one for each."
         )
-    return Explanation(query, document, rank, score, tokens, full, masked, left_out)
+    return tokens
 
 
 def _scored(

@@ -54,6 +54,15 @@ def run_identity(
     }
 
 
+def workspace_identity(retriever: Retriever, split: Split, options: Options) -> dict[str, Any]:
+    """Return all that determines what a run's retriever puts into its workspace."""
+    return {
+        "data": split.fingerprint,
+        "modalities": None if options.masked else options.modalities,
+        "retriever": retriever.index_identity(),
+    }
+
+
 def options(retriever: Retriever, config: RunConfig) -> Options:
     """Return the options of the configuration that change a run's output."""
     return Options(

@@ -18,7 +18,13 @@ from harness.retriever import QueryKind, Retriever
 from harness.runfile import check_ids
 from harness.runner.attribution import attribution_of, shown_to
 from harness.runner.folder import RunFolder
-from harness.runner.record import build_result, masked, run_identity
+from harness.runner.record import (
+    build_result,
+    masked,
+    options,
+    run_identity,
+    workspace_identity,
+)
 from harness.runner.scoring import require_known, score
 from harness.runner.search import search
 from harness.runner.transposed import as_asked, search_transposed
@@ -188,13 +194,7 @@ def _prepared(
 
 
 def _workspace(retriever: Retriever, split: Split, config: RunConfig) -> Workspace:
-    return Workspace.of(
-        {
-            "data": split.fingerprint,
-            "modalities": None if masked(retriever, config) else config.modalities,
-            "retriever": retriever.index_identity(),
-        }
-    )
+    return Workspace.of(workspace_identity(retriever, split, options(retriever, config)))
 
 
 def check_capabilities(
