@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,10 @@ def explain_command(
             help="Compare with the score without these modalities: masked, and not encoded.",
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the explanation as an HTML page, too."),
+    ] = None,
     data: DataOption = None,
     output: ResultsOption = None,
 ) -> None:
@@ -45,27 +50,21 @@ def explain_command(
 
     `clamr-bench explain 20260105 --query q12 --without asr,ocr`
     """
-    from harness.errors import CapabilityError
     from harness.progress import terminal_progress
-    from harness.registry import make_retriever, make_task
+    from harness.registry import make_task
     from harness.results.store import ResultsStore
     from harness.runner.explain import explain
-    from harness.runner.fused_runs import NAME
+    from harness.runner.reopen import same_retriever
     from harness.types import Modality
-    from harness.workspace import results_folder
+    from harness.workspace import atomic_write, results_folder
 
     saved = ResultsStore(output or results_folder()).find(run)
-    task, retriever = saved.result.task, saved.result.retriever
-    if retriever.name == NAME:
-        raise CapabilityError(
-            f"run {saved.result.run_id} fuses saved runs, so its scores are of ranks and lists: "
-            f"explain one of these: {', '.join(retriever.settings['runs'])}."
-        )
+    task, retriever = saved.result.task, same_retriever(saved)
     left_out = frozenset(map(Modality.parse, without.split(","))) if without else frozenset()
     explained = explain(
         saved,
         make_task(task.address, task.settings),
-        make_retriever(retriever.address, retriever.settings),
+        retriever,
         query,
         document,
         left_out,
@@ -75,6 +74,13 @@ def explain_command(
     _show_score(explained)
     _show_tokens(explained)
     _show_parts(explained, left_out)
+    if html is not None:
+        from harness.reporting.html.single import single
+        from harness.reporting.words import size
+
+        with atomic_write(html) as temporary:
+            temporary.write_text(single(saved, retriever, explained, left_out), encoding="utf-8")
+        typer.echo(f"{html}: {size(html.stat().st_size)}")
 
 
 def _show_score(explained: Explanation) -> None:

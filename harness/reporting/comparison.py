@@ -92,6 +92,12 @@ def require_comparable(runs: Sequence[SavedRun]) -> None:
                 )
 
 
+def comparable(run: SavedRun, other: SavedRun) -> bool:
+    """Whether the figures of two runs can stand in one table."""
+    judged = bool(run.result.measures and other.result.measures)
+    return judged and _facts(run) == _facts(other)
+
+
 def _facts(run: SavedRun) -> dict[str, object]:
     """Return what must be the same, by its name."""
     task, options = run.result.task, run.result.options

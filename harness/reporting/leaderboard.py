@@ -23,6 +23,12 @@ _RANKS = (
 )
 
 
+_TIED = (
+    "(tied for first): the 95% interval of the differences from the best row, query by query on "
+    "{}, includes 0; on the best row itself, there is another such row."
+)
+
+
 def render(files: Sequence[TableFile]) -> str:
     """Return the Markdown text; the same tables always give the same text."""
     current = [(f, t) for f in files for t in f.tables if not t.superseded]
@@ -37,36 +43,55 @@ def render(files: Sequence[TableFile]) -> str:
     return "\n".join(parts)
 
 
-def _section(file: TableFile, table: Table, level: int = 2) -> str:
+def title_of(table: Table) -> str:
+    """Return a table's address, split and settings."""
     identity = table.identity
     settings = "".join(f", {key}={value}" for key, value in sorted(identity.settings.items()))
-    title = f"{identity.address} ({identity.split}{settings})"
-    facts = (
-        f"{table.title}. {file.task}@{file.version}, protocol `{file.protocol}`, "
-        f"{table.documents:,} documents, {table.queries:,} {table.unit}, data "
-        f"`{identity.data_fingerprint[:12]}`."
+    return f"{identity.address} ({identity.split}{settings})"
+
+
+def facts_of(file: TableFile, table: Table, quote: str = "") -> list[str]:
+    """Return what a table is of, in two lines; names stand between `quote`."""
+    names = (file.protocol, table.identity.data_fingerprint[:12])
+    protocol, data = (f"{quote}{name}{quote}" for name in names)
+    first = (
+        f"{table.title}. {file.task}@{file.version}, protocol {protocol}, {table.documents:,} "
+        f"documents, {table.queries:,} {table.unit}, data {data}."
     )
-    lines = [
-        f"{'#' * level} {title}",
-        "",
-        facts,
-        f"Candidates: {table.candidates}. Relevant: {table.relevance}. Ties: {table.ties}.",
-        "",
-        "| retriever | " + " | ".join(identity.measures) + " |",
-        "|---" + "|---:" * len(identity.measures) + "|",
-    ]
-    best = {measure: table.best(measure) for measure in identity.measures}
-    lines += [_row(row, identity.measures, best) for row in table.rows]
+    rules = f"Candidates: {table.candidates}. Relevant: {table.relevance}. Ties: {table.ties}."
+    return [first, rules]
+
+
+def notes_of(table: Table) -> list[str]:
+    """Return what is to be said below a table."""
     notes = [_reference(name, values) for name, values in table.references.items()]
     notes += [
         f"{row.retriever} left {row.missing} {table.unit} without any document; they count 0."
         for row in table.rows
         if row.missing
     ]
-    if any(measure in RANK_MEASURES for measure in identity.measures):
+    if any(row.tied for row in table.rows):
+        notes.append(_TIED.format(table.main))
+    if any(measure in RANK_MEASURES for measure in table.identity.measures):
         notes.append(_RANKS)
     if any(row.oracle for row in table.rows):
         notes.append("(oracle) reads gold attributes of the queries and never counts as best.")
+    return notes
+
+
+def _section(file: TableFile, table: Table, level: int = 2) -> str:
+    identity = table.identity
+    lines = [
+        f"{'#' * level} {title_of(table)}",
+        "",
+        *facts_of(file, table, "`"),
+        "",
+        "| retriever | " + " | ".join(identity.measures) + " |",
+        "|---" + "|---:" * len(identity.measures) + "|",
+    ]
+    best = {measure: table.best(measure) for measure in identity.measures}
+    lines += [_row(row, identity.measures, best) for row in table.rows]
+    notes = notes_of(table)
     if notes:
         lines += ["", *notes]
     return "\n".join(lines) + "\n"
@@ -78,6 +103,8 @@ def _row(row: Row, measures: Sequence[str], best: dict[str, float | None]) -> st
         label += f" ({_escape(row.note)})"
     if row.oracle:
         label += " (oracle)"
+    if row.tied:
+        label += " (tied for first)"
     if len(row.seeds) > 1:
         label += f" (mean of {len(row.seeds)} seeds)"
     cells = []

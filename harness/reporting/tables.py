@@ -8,7 +8,7 @@ old one stays, marked superseded. A row is a retriever with its settings, withou
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import ResultError
 from harness.rank_measures import goodness, lower_is_better, shown, statistic_of
+from harness.reporting.ties import tied_for_first
 from harness.results.per_query import read_per_query
 from harness.results.schema import Result, read_versioned
 from harness.results.store import PER_QUERY_NAME, SavedRun
@@ -53,6 +54,11 @@ class Row(_Record):
     seeds: list[int]
     missing: int
     cells: dict[str, Cell]
+    tied: bool | None = Field(
+        None,
+        description="Tied for first: the interval of its differences from the best row, query by "
+        "query on the main measure, includes 0; null where that is not known.",
+    )
 
 
 class Identity(_Record):
@@ -181,6 +187,7 @@ def _table(runs: Sequence[SavedRun]) -> Table:
     rows = [_row(key, list(seeds.values()), protocol.measures) for key, seeds in by_row.items()]
     main = protocol.main
     rows.sort(key=lambda r: (-goodness(main, r.cells[main].mean), r.retriever, r.note, r.key))
+    rows = _tied(rows, by_row, main)
     return Table(
         identity=identity_of(newest),
         superseded=False,
@@ -196,6 +203,13 @@ def _table(runs: Sequence[SavedRun]) -> Table:
         references=newest.references,
         rows=rows,
     )
+
+
+def _tied(rows: Sequence[Row], runs: Mapping[str, Mapping[int, SavedRun]], main: str) -> list[Row]:
+    """Mark the rows, best first, that are tied for first; oracle rows never are."""
+    listed = {row.key: list(runs[row.key].values()) for row in rows if not row.oracle}
+    tied = tied_for_first(next(iter(listed), ""), listed, main)
+    return [row.model_copy(update={"tied": tied.get(row.key)}) for row in rows]
 
 
 def _row(key: str, runs: Sequence[SavedRun], measures: Sequence[str]) -> Row:
