@@ -30,6 +30,7 @@ from harness.cli import (
     fuse,
     leaderboard,
     plugins,
+    report,
     reproduce,
     results,
     run,
@@ -52,6 +53,7 @@ evaluate.register(app)
 compare.register(app)
 fuse.register(app)
 explain.register(app)
+report.register(app)
 submit.register(app)
 train.register(app)
 plugins.register(app)

@@ -9,7 +9,6 @@ from harness.rank_measures import RANK_MEASURES, lower_is_better, written
 from harness.reporting.tables import Cell as Mean
 from harness.results.schema import Estimate
 
-
 #: A mean with its interval: of a result or of a table.
 Estimated = Estimate | Mean
 
