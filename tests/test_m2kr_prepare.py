@@ -339,6 +339,17 @@ def test_rows_without_an_id(root: Path, column: str, value: str | None) -> None:
         prepare(root)
 
 
+def test_rows_are_numbered_through_all_blocks_of_a_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 2)
+    release(root, [query(number) for number in range(7)])
+    table(root / "OKVQA_data", "test", [query(n) for n in range(6)] + [query(6, question_id="")],
+          DATA)  # fmt: skip
+    with pytest.raises(DataError, match=r"row 6: question_id"):
+        prepare(root)
+
+
 def test_files_that_are_missing_or_of_two_downloads(root: Path) -> None:
     release(root)
     table(root / "OKVQA_passages", "test_passages", [passage(n) for n in range(6)], PASSAGES,
