@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,11 +102,11 @@ def bootstrap_interval(
         # How often each query was drawn, row by row: a product with the values then sums them,
         # many times faster than gathering them.
         drawn += np.arange(0, size * n, n, dtype=np.int32)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
         block = sampled[start : start + size]
-        block[:] = counts.astype(np.float64) @ deviations / n
+        block[:] = counts @ deviations / n
         for column, order in medians.items():
-            block[:, column] = _resampled_medians(values[order, column], counts[:, order])
+            block[:, column] = _resampled_medians(values[:, column], order, counts)
     tail = (1 - confidence) / 2
     # Rounding may carry a resampled mean a hair out of the values' range: no "-0.0" to be shown.
     least, most = values.min(axis=0), values.max(axis=0)
@@ -122,21 +123,30 @@ def _medians(statistics: Sequence[Statistic] | None) -> list[int]:
 
 
 def _resampled_medians(
-    values: NDArray[np.float64], counts: NDArray[np.int64]
+    values: NDArray[np.float64], order: NDArray[np.intp], counts: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the median of each resample.
 
     Parameters
     ----------
     values
-        Ascending, shape ``(n,)``.
+        Shape ``(n,)``.
+    order
+        Places of the values when they ascend.
     counts
         How often each was drawn, shape ``(resamples, n)``; each row sums to n.
     """
     n = len(values)
-    reached = np.cumsum(counts, axis=1)
+    # How many of n draws fall into the lower half is off by sqrt(n) / 2 on average: the middle ones
+    # are never twenty times that away. For 60,000 values that takes a tenth of the time.
+    reach = 10 * math.isqrt(n) + 1
+    first, last = max(0, n // 2 - reach), min(n, n // 2 + reach)
+    below = np.zeros(n)
+    below[order[:first]] = 1
+    near = order[first:last]
+    reached = (counts @ below)[:, None] + np.cumsum(counts[:, near], axis=1)
     # The two middle ones of n drawn values; they are one where n is odd.
-    lower = values[(reached < (n + 1) // 2).sum(axis=1)]
-    upper = values[(reached < n // 2 + 1).sum(axis=1)]
+    lower = values[near[(reached < (n + 1) // 2).sum(axis=1)]]
+    upper = values[near[(reached < n // 2 + 1).sum(axis=1)]]
     middle: NDArray[np.float64] = (lower + upper) / 2
     return middle

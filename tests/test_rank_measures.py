@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import harness.statistics as module
 from harness.breakdowns import breakdown_by_document, breakdown_by_query
 from harness.errors import UsageError
 from harness.evaluation import evaluate
@@ -116,7 +117,7 @@ def test_names_are_read_like_the_others() -> None:
     assert goodness("RR", 0.2) < goodness("RR", 0.3)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 60])
+@pytest.mark.parametrize("n", [1, 2, 7, 60, 901])
 def test_the_interval_of_a_median_is_that_of_resampled_medians(n: int) -> None:
     values = np.random.default_rng(n).integers(1, 30, (n, 2)).astype(float)
     both = bootstrap_interval(values, seed=3, resamples=4_000, statistics=["median", "mean"])
@@ -129,6 +130,17 @@ def test_the_interval_of_a_median_is_that_of_resampled_medians(n: int) -> None:
     assert abs(both[0].high - high) <= 1
     assert both[1] == bootstrap_interval(values, seed=3, resamples=4_000)[1]
     assert averages(values, ["median", "mean"]).tolist() == [both[0].mean, both[1].mean]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 400, 5_000, 5_001])
+def test_resampled_medians_are_exact(n: int) -> None:
+    """Only values near the middle are looked at where there are many."""
+    generator = np.random.default_rng(n)
+    values = generator.integers(0, n, n).astype(float)
+    drawn = generator.integers(0, n, (50, n))
+    counts = np.array([np.bincount(row, minlength=n) for row in drawn], float)
+    found = module._resampled_medians(values, np.argsort(values), counts)
+    assert found.tolist() == np.median(values[drawn], axis=1).tolist()
 
 
 def test_the_interval_of_a_median_agrees_with_scipy() -> None:
