@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UsageError
 from harness.groups import prepared, to_prepare, to_run
 from harness.progress import Progress
 from harness.registry import make_task
@@ -200,6 +201,9 @@ def test_an_address_of_several_tasks_where_one_is_needed(
     run = tmp_path / "run.json"
     run.write_text(json.dumps({"q": {"d": 1.0}}))
     bench("evaluate", run, "--task", "m2kr").fails("stands for several tasks", "m2kr/okvqa")
+    for split in ("test", "train", "validation"):
+        with pytest.raises(UsageError, match="stands for several tasks"):
+            make_task("m2kr").load(split, None, Progress())
     bench(*RUN, "random", "--data", tmp_path).fails("--data", "several tasks", "CLAMR_BENCH_DATA")
     bench("data", "prepare", "m2kr", "--source", ready, "--data", tmp_path / "d").fails("--data")
     bench("run", "--task", "m2kr/okvqua", "--retriever", "random").fails(

@@ -107,7 +107,8 @@ class M2KR(StoredTask, OwnPolicy):
 
     def load(self, split: str, data: Path | None, progress: Progress) -> Split:
         """Return one split (see `Task.load`)."""
-        if split == "test" and self.subset.published is None:
+        subset = self.subset  # an address of several tasks has none, whatever the split
+        if split == "test" and subset.published is None:
             raise DataError(
                 f"{self.address} has no evaluated split: it is for training only "
                 f"(`clamr-bench train --task {self.address}`)."
