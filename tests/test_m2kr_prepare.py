@@ -22,8 +22,10 @@ from harness.retriever import QueryKind
 from harness.runfile import check_ids
 from harness.types import Modality
 from tasks.m2kr import tables
-from tasks.m2kr.prepare import Positives, trec_id, write_subsets
+from tasks.m2kr.prepare import write_subsets
+from tasks.m2kr.queries import Positives
 from tasks.m2kr.subsets import SUBSETS
+from tasks.m2kr.tables import trec_id
 from tests.m2kr_release import (
     DATA,
     EXTRA,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from harness.errors import DataError
 from harness.types import Media
 from tasks.m2kr.subsets import Subset
+from tasks.m2kr.tables import Gap
 from tasks.multivent.archives import members_in_place
 
 _ENDINGS = (".jpg", ".jpeg", ".JPEG", ".JPG", ".png", ".PNG")
@@ -41,9 +42,7 @@ class Images:
         How many images were found, and how many of them otherwise than their path says.
     """
 
-    def __init__(
-        self, sources: Sequence[Path], subset: Subset, gap: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, sources: Sequence[Path], subset: Subset, gap: Gap) -> None:
         folders = [source / name for source in sources for name in ("", *subset.images)]
         self._roots = list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
         self._prefixes, self._gap = subset.image_prefixes, gap

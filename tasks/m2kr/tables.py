@@ -8,7 +8,7 @@ whatever their type. Rows are read in batches: a file is never in memory as a wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,10 @@ BLOCK_ROWS = 1 << 16
 
 _NUMBERED = re.compile(r"(?P<split>[a-z_]+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.parquet")
 _REMEDY = "fetch it again from the data set's page"
+
+
+#: Reports something that is missing: its kind, and which one.
+Gap = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,29 @@ def blocks(paths: Sequence[Path], columns: Sequence[Column]) -> list[Block]:
                 found.append(Block(path, tuple(groups), first, rows))
                 first, rows, groups = first + rows, 0, []
     return [block for block in found if block.rows]
+
+
+def trec_id(identifier: str) -> str:
+    """Return an id that a TREC run can hold: white space and ``%`` are percent-encoded.
+
+    Ids of E-VQA are made of page titles (``WikiWeb_Juglans regia_1``). `urllib.parse.unquote` gives
+    the official id back.
+    """
+    return re.sub(r"[\s%]", lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), identifier)
+
+
+def row_id(row: Mapping[str, Any], column: str, path: Path, number: int) -> str:
+    """Return the id of a row.
+
+    Raises
+    ------
+    DataError
+        If it has none.
+    """
+    value: str | None = row[column]
+    if not value:
+        raise DataError(f"{path}, row {number}: {column} is {value!r}; every row needs an id.")
+    return value
 
 
 def _opened(path: Path, columns: Sequence[Column]) -> pq.ParquetFile:

@@ -19,8 +19,9 @@ from harness.policy import OwnPolicy
 from harness.progress import Progress
 from harness.task import Column, Group, Protocol, Split
 from harness.types import Modality, Query, Ranking
-from tasks.m2kr.prepare import ANSWERS, write_subsets
+from tasks.m2kr.prepare import write_subsets
 from tasks.m2kr.pseudo_recall import pseudo_measures, pseudo_recall
+from tasks.m2kr.queries import ANSWERS
 from tasks.m2kr.subsets import PSEUDO_CUTOFFS, SUBSETS, Subset
 
 _SAMPLE = "`clamr-bench run --task m2kr/sample --retriever random` works without any data."

@@ -78,7 +78,8 @@ def render_picture(scene: Scene, random: Random) -> Frames:
     """Draw a picture of things that do not move; RGB, uint8, shape ``(SIZE, SIZE, 3)``."""
     pictures = np.empty((1, SIZE, SIZE, 3), np.int16)
     pictures[:] = _BACKGROUNDS[scene.background]
-    return _filled(pictures, scene, SIZE, random)[0]
+    picture: Frames = _filled(pictures, scene, SIZE, random)[0]
+    return picture
 
 
 def _filled(frames: NDArray[np.int16], scene: Scene, height: int, random: Random) -> Frames:

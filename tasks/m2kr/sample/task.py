@@ -12,7 +12,8 @@ from harness.plugin import About
 from harness.progress import Progress
 from harness.settings import Settings
 from harness.task import Protocol
-from tasks.m2kr.prepare import SUBSET, write_subsets
+from tasks.m2kr.prepare import write_subsets
+from tasks.m2kr.queries import SUBSET
 from tasks.m2kr.sample import generate
 from tasks.m2kr.subsets import SUBSETS
 from tasks.sample.generated import GeneratedTask
