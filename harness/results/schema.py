@@ -69,8 +69,9 @@ class DataRecord(_Record):
     channels: dict[str, str] = Field(description="Versions of modality channels (ASR model, ...).")
     losses: dict[str, int] = Field(
         default_factory=dict,
-        description="What of the documents the retriever could not use, counted by kind: 'video "
-        "missing', 'asr cut' (longer than the model reads), 'documents skipped'.",
+        description="What of documents and queries the retriever could not use, counted by kind: "
+        "'video missing', 'asr cut' (longer than the model reads), 'documents skipped', "
+        "'query cut'.",
     )
 
 

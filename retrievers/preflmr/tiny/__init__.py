@@ -87,6 +87,12 @@ def tiny_model(seed: int = 0) -> PreFLMRModel:
         for module in model.modules():
             if isinstance(module, BertModel):
                 nn.init.normal_(module.embeddings.word_embeddings.weight, 0, _EMBEDDING_STD)
+        # Both sides begin alike, as the published ones begin as one text encoder: drawn apart,
+        # equal words would have nothing to do with each other.
+        model.context_text_encoder.load_state_dict(model.query_text_encoder.state_dict())
+        model.context_text_encoder_linear.load_state_dict(
+            model.query_text_encoder_linear.state_dict()
+        )
     model.eval()
     return model
 
