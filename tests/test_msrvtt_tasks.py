@@ -304,7 +304,7 @@ def test_the_sample_by_words(bench: Command, data: Path, tmp_path: Path) -> None
     assert measure["asr"] > measure["video"], "words that are said are found by words"
     assert run.result.measures["MdR"].mean >= 1
     bench("run", "--task", "msrvtt/sample", "--retriever", "bm25-asr", *SAMPLE, *REVERSE).fails(
-        "bm25-asr", "'reverse'", "not on one scale"
+        "bm25-asr", "'reverse'", "on one scale"
     )
 
 

@@ -224,8 +224,8 @@ def check_capabilities(
             f"retriever {retriever.address!r} cannot rank in direction {task.direction.value!r}, "
             f"which {task.address!r} asks for"
             + (
-                ": documents ask there, and its scores of different queries are not on one scale, "
-                "as those of vectors are."
+                ": documents ask there, which takes scores of different queries on one scale, as "
+                "those of vectors are."
                 if task.direction is Direction.REVERSE
                 else "."
             )
