@@ -341,13 +341,16 @@ def test_means_of_comparable_parts_may(
           f"fused.parts=[{words}, bm25-asr]").fails("'reverse'")  # fmt: skip
 
 
-def test_saved_runs_of_the_reverse_direction_are_fused(
+def test_saved_runs_of_the_reverse_direction_are_compared_and_fused(
     bench: Command, plugins: tuple[str, str], tmp_path: Path
 ) -> None:
     task, words = plugins
     options = ("--set", "Turned.turned=true")
     bench("run", "--task", task, "--retriever", words, "--retriever", "random", *options)
     ids = [run.result.run_id for run in ResultsStore(tmp_path / "results").runs()]
+    outcome = bench("compare", *ids, "--by", "colour")
+    assert outcome.status == 0, outcome.err
+    assert "colour=b" in outcome.out
     outcome = bench("fuse", *ids)
     assert outcome.status == 0, outcome.err
     fused = next(r for r in ResultsStore(tmp_path / "results").runs() if r.result.run_id not in ids)

@@ -72,10 +72,11 @@ def _groups(run: SavedRun, by: str, data: DataOption) -> dict[str, frozenset[str
     from harness.progress import terminal_progress
     from harness.registry import make_task
     from harness.runner.reopen import same_split
+    from harness.runner.transposed import as_asked
 
     record = run.result.task
     task = make_task(record.address, record.settings)
-    split = same_split(run, task, data, terminal_progress())
+    split = as_asked(task, same_split(run, task, data, terminal_progress()))
     rows = task.rows(split, split.queries) if isinstance(task, OwnPolicy) else split.queries
     known = sorted({name for query in rows for name in query.attributes})
     if by not in known:
