@@ -355,7 +355,7 @@ def test_two_runs_into_one_folder(bench: Command, v1: Path, tmp_path: Path) -> N
     [run] = saved(tmp_path)
     (run.folder / "result.json").unlink()  # As if it were still being written ...
     with exclusive(run.folder / ".lock"):  # ... by a process that is alive.
-        bench(*BM25).fails("in use by another process", str(os.getpid()), "--output")
+        bench(*BM25).fails("in use by another process", str(os.getpid()), "choose another folder")
     assert bench(*BM25).status == 0
 
 

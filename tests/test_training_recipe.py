@@ -24,7 +24,9 @@ def refused(*words: str, recipe: str = "cpu-tiny", **changes: Any) -> None:
 
 
 def test_the_recipes_that_come_with_it() -> None:
-    assert recipes.names() == ["a100-lora", "a100-preflmr", "a100-qlora", "cpu-tiny"]
+    assert recipes.names() == [
+        "a100-lora", "a100-preflmr", "a100-qlora", "cpu-tiny", "cpu-tiny-preflmr",
+    ]  # fmt: skip
     for name in recipes.names():
         assert isinstance(recipes.load(name), Recipe)
 
