@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,7 @@ def query_values(
     values: Values,
     good: Mapping[str, float],
     why: str | None,
+    groups: Collection[str],
     shelf: Shelf,
     *,
     media: bool,
@@ -115,6 +116,8 @@ def query_values(
         Of the run; `good` as `Values.good`.
     why
         Why it is shown in detail; None if it is not.
+    groups
+        Attributes that the run's figures are broken down by; others count as words.
     shelf
         Takes its documents.
     media, text
@@ -129,7 +132,9 @@ def query_values(
         "text": query.text if text else "",
         "instruction": (query.instruction or "") if text else "",
         "image": image_of(query.image) if media and why is not None else "",
-        "attributes": dict(query.attributes),
+        "attributes": {
+            name: value for name, value in query.attributes.items() if text or name in groups
+        },
         "values": values.written(query.id),
         "good": good.get(query.id),
         "documents": [

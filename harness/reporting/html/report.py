@@ -39,6 +39,7 @@ from harness.types import Document, Modality, Query, RankedList, Ranking
 
 #: Pictures of a document in the list of a query.
 _THUMBNAILS = 3
+_FEW = thumbnails(_THUMBNAILS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def report(
         no_explanations = str(error)
         pictures = _pictures(documents, (), None, choices, progress)
     shelf = Shelf()
-    good = values.good
+    good, groups = values.good, _groups(saved, queries)
     rows = [
         query_values(
             query,
@@ -124,6 +125,7 @@ def report(
             values,
             good,
             chosen.get(query.id),
+            groups,
             shelf,
             media=choices.media,
             text=choices.text,
@@ -146,7 +148,7 @@ def report(
         browser={
             "main": values.main,
             "measures": values.measures if values.rows else (),
-            "groups": _groups(saved, queries),
+            "groups": groups,
             "queries": rows,
             "documents": [_shelved(id_, documents, pictures, choices) for id_ in shelf.places],
         },
@@ -185,13 +187,11 @@ def _pairs(
     if split is None or not queries:
         return []
     known = split.documents.attributes().keys()
-    return [
-        (query, tuple(dict.fromkeys(d for d in (first, best) if d is not None)))
-        for query in queries
-        for first, best in [
-            (first_ranked(ranking, query), best_relevant(ranking, split, query, known))
-        ]
-    ]
+    pairs = []
+    for query in queries:
+        ends = first_ranked(ranking, query), best_relevant(ranking, split, query, known)
+        pairs.append((query, tuple(dict.fromkeys(id_ for id_ in ends if id_ is not None))))
+    return pairs
 
 
 def _pictures(
@@ -216,9 +216,6 @@ def _pictures(
                 made[document.id] = pictures
                 advance(1)
     return made
-
-
-_FEW = thumbnails(_THUMBNAILS)
 
 
 def _explanations(

@@ -54,7 +54,16 @@ def single(
         parts=Table(
             "The score by modality (share)",
             (Column("variation", figures=False), *map(Column, headers[1:])),
-            tuple(tuple(map(Cell, row)) for row in rows),
+            tuple(tuple(Cell(text, _number(text)) for text in row) for row in rows),
         ),
         notes=notes,
     )
+
+
+def _number(text: str) -> float | None:
+    """Return the figure that a cell begins with, to sort by."""
+    first = text.split(" ")[0]
+    try:
+        return float(first)
+    except ValueError:
+        return None
