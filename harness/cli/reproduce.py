@@ -65,7 +65,7 @@ def reproduce_command(
     results = output or results_folder()
     found = papers.load(paper)
     tables = papers.chosen(found, table)
-    jobs = jobs_of(found, tables)
+    jobs = list(jobs_of(found, tables).values())
     options = {"on_damaged": on_damaged, "memory": memory}
     for job in jobs[:1]:
         job.config(**options)  # A wrong option is told before anything runs.
@@ -78,7 +78,7 @@ def reproduce_command(
         steps.append(step)
         detail = f": {step.detail}" if step.detail else ""
         typer.echo(f"{step.state}{detail}")
-        for command in step.job.commands():
+        for command in step.job.commands:
             typer.echo(f"  {command}")
     if dry_run:
         return
@@ -90,5 +90,5 @@ def reproduce_command(
     if failed:
         raise ClamrBenchError(
             f"{len(failed)} of {len(steps)} runs failed: "
-            + "; ".join(f"{step.job.commands()[-1]}: {step.detail}" for step in failed)
+            + "; ".join(f"{step.job.commands[-1]}: {step.detail}" for step in failed)
         )

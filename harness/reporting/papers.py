@@ -14,10 +14,10 @@ import yaml
 from pydantic import ValidationError
 
 from harness.errors import ClamrBenchError, PluginError, UsageError, did_you_mean
-from harness.registry import TASKS, make_retriever, make_task
-from harness.reporting.papers_schema import Column, Method, Paper, Table
+from harness.registry import make_task
+from harness.reporting.papers_jobs import Job, jobs_of
+from harness.reporting.papers_schema import Column, Paper, Table
 from harness.settings import problems
-from harness.training import recipes
 
 GROUP = "clamr_bench.papers"
 
@@ -127,9 +127,9 @@ def _wrong(paper: Paper) -> Iterator[str]:
         ]
         for column in columns:
             yield from _wrong_column(column, benchmark.task, protocol.measures, attributes)
-    for name, method in paper.methods.items():
+    for (_, name), job in jobs_of(paper, paper.tables).items():
         try:
-            _check_method(method)
+            _check(job)
         except PluginError:
             continue
         except ClamrBenchError as error:
@@ -152,14 +152,9 @@ def _wrong_column(
             )
 
 
-def _check_method(method: Method) -> None:
-    """Make what a method names, and throw it away."""
-    if method.retriever is None:
-        return
-    make_retriever(method.retriever, method.settings)
-    training = method.training
+def _check(job: Job) -> None:
+    """Make what a job's method names, and throw it away."""
+    training = job.method.training
     if training is not None:
-        TASKS.find(training.task)
         make_task(training.task)
-        recipes.load(training.recipe, training.changes)
-        make_retriever(training.start, training.settings)
+    _ = job.retriever, job.trained

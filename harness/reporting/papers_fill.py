@@ -9,7 +9,7 @@ from functools import partial
 
 from harness.errors import ClamrBenchError
 from harness.rank_measures import RANK_MEASURES
-from harness.reporting.papers_jobs import Availability, Job, job_of
+from harness.reporting.papers_jobs import Availability, Job, jobs_of, place_of
 from harness.reporting.papers_schema import Column, Paper, Row, Table
 from harness.results.schema import Estimate
 from harness.results.store import SavedRun
@@ -124,18 +124,15 @@ def fill(
     available
         Tells what of the rest can be run.
     """
-    newest: dict[str, SavedRun | None] = {}
+    jobs = jobs_of(paper, tables)
+    newest = {place: _newest(job, runs) for place, job in jobs.items()}
     filled = []
     for table in tables:
         cells: list[Cell] = []
         references: dict[str, dict[str, dict[str, float]]] = {}
         for row, column, figure in table.cells():
-            job = job_of(paper, table, row, column)
-            run = None
-            if job is not None:
-                if job.key not in newest:
-                    newest[job.key] = _newest(job, runs)
-                run = newest[job.key]
+            place = place_of(table, row, column)
+            job, run = jobs.get(place), newest.get(place)
             cells.append(_cell(paper, table, row, column, figure, job, run, available))
             if run is not None and run.result.references and not column.group:
                 task = run.result.task.address
@@ -199,7 +196,7 @@ def _cell(
         return made(verdict=Verdict(method.verdict or Verdict.NOT_RUN), reason=method.reason or "")
     if run is None:
         lacks = available.lacks(job)
-        return made(verdict=Verdict.NOT_RUN, reason=lacks, commands=tuple(job.commands()))
+        return made(verdict=Verdict.NOT_RUN, reason=lacks, commands=job.commands)
     ours = _estimate(run, column)
     if ours is None:
         group = ", ".join(f"{key}={value}" for key, value in column.group.items())

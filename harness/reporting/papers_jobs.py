@@ -11,15 +11,18 @@ from typing import Any
 import yaml
 
 from harness.config import RunConfig
+from harness.encoder import EncoderRetriever
 from harness.errors import ClamrBenchError, PluginError
 from harness.registry import RETRIEVERS, TASKS, make_retriever, make_task
-from harness.reporting.papers_schema import Benchmark, Column, Method, Paper, Row, Table, Training
+from harness.reporting.papers_schema import Benchmark, Column, Method, Paper, Row, Table
 from harness.results.schema import Result, TrainingRecord
 from harness.results.store import SavedRun
 from harness.retriever import Retriever
 from harness.runner.record import changed
 from harness.task import Task
 from harness.training import recipes
+from harness.training.recipe import Recipe
+from harness.training.session import trainable
 from harness.types import Modality
 from harness.workspace import digest
 
@@ -34,23 +37,20 @@ class Job:
     benchmark: Benchmark
     method: Method
 
-    @property
-    def key(self) -> str:
-        """What tells it from the others."""
-        return digest([self.benchmark.model_dump(mode="json"), self.method.model_dump(mode="json")])
-
     @cached_property
     def task(self) -> Task:
         """The task."""
         return make_task(self.benchmark.task, self.benchmark.settings)
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Settings of the retriever: those of the recipe that made its weights, then its own."""
-        training = self.method.training
-        if training is None:
+        if self._start is None:
             return self.method.settings
-        return {**_recipe_settings(training), **self.method.settings}
+        # What says where a training starts says nothing of the weights that came of it.
+        started_by = self._start.encoder.weight_settings
+        trained_with = {k: v for k, v in self._recipe_settings.items() if k not in started_by}
+        return {**trained_with, **self.method.settings}
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -66,19 +66,37 @@ class Job:
         )
 
     @cached_property
-    def _trained(self) -> dict[str, Any] | None:
-        """What the record of its weights' training says."""
+    def _recipe(self) -> Recipe | None:
+        training = self.method.training
+        return None if training is None else recipes.load(training.recipe, training.changes)
+
+    @property
+    def _recipe_settings(self) -> Mapping[str, Any]:
+        """What the recipe says of the retriever that is trained."""
+        if self._recipe is None or self.method.training is None:
+            return {}
+        return self._recipe.settings.get(RETRIEVERS.find(self.method.training.start).name, {})
+
+    @cached_property
+    def _start(self) -> EncoderRetriever | None:
+        """What the training starts from."""
         training = self.method.training
         if training is None:
             return None
-        recipe = recipes.load(training.recipe, training.changes)
-        settings = {**_recipe_settings(training), **training.settings}
-        start = make_retriever(training.start, settings)
+        settings = {**self._recipe_settings, **training.settings}
+        return trainable(make_retriever(training.start, settings))[0]
+
+    @cached_property
+    def trained(self) -> dict[str, Any] | None:
+        """What the record of its weights' training says; None for weights that are published."""
+        training = self.method.training
+        if training is None or self._start is None or self._recipe is None:
+            return None
         return {
             "task": training.task,
-            "started_from": start.address,
-            "settings": _without(changed(start.settings)),
-            "recipe_sha256": digest(recipe.model_dump(mode="json")),
+            "started_from": self._start.address,
+            "settings": _without(changed(self._start.settings)),
+            "recipe_sha256": digest(self._recipe.model_dump(mode="json")),
         }
 
     def is_that_of(self, result: Result) -> bool:
@@ -103,10 +121,10 @@ class Job:
         )
 
     def _has_the_weights(self, result: Result) -> bool:
-        if self._trained is None:
+        if self.trained is None:
             return result.retriever.address == self.retriever.address
         record = result.retriever.training
-        return result.retriever.name == self.retriever.name and _facts(record) == self._trained
+        return result.retriever.name == self.retriever.name and _facts(record) == self.trained
 
     def newest(self, runs: Iterable[SavedRun]) -> SavedRun | None:
         """Return the newest of the runs that are this job's, or None."""
@@ -135,15 +153,16 @@ class Job:
         known = found.plugin.Settings.model_fields
         return make_retriever(address, config.settings_of(address, found.name, known))
 
-    def commands(self) -> list[str]:
-        """Return the commands that make it: of the training, if there is one, and of the run.
+    @cached_property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that make it: of the training, if there is one, and of the run.
 
         There are none if a plugin does not load.
         """
         try:
-            return self._commands()
+            return tuple(self._commands())
         except PluginError:
-            return []
+            return ()
 
     def _commands(self) -> list[str]:
         method, training = self.method, self.method.training
@@ -197,28 +216,24 @@ class Availability:
         return self._answers[key]
 
 
-def jobs_of(paper: Paper, tables: Sequence[Table]) -> list[Job]:
-    """Return the jobs of all cells that something here can produce, each once, in their order."""
-    found: dict[str, Job] = {}
+def jobs_of(paper: Paper, tables: Sequence[Table]) -> dict[tuple[str, str], Job]:
+    """Return the jobs of all cells that something here can produce, in the order of the cells.
+
+    They go by what `place_of` says of a cell.
+    """
+    found: dict[tuple[str, str], Job] = {}
     for table in tables:
         for row, column, _ in table.cells():
-            job = job_of(paper, table, row, column)
-            if job is not None:
-                found.setdefault(job.key, job)
-    return list(found.values())
+            benchmark, name = place = place_of(table, row, column)
+            method = paper.methods[name]
+            if place not in found and method.verdict is None:
+                found[place] = Job(paper.benchmarks[benchmark], method)
+    return found
 
 
-def job_of(paper: Paper, table: Table, row: Row, column: Column) -> Job | None:
-    """Return the job of a cell, or None if nothing here produces it."""
-    method = paper.methods[table.method_of(row, column) or ""]
-    if method.verdict is not None or column.benchmark is None:
-        return None
-    return Job(paper.benchmarks[column.benchmark], method)
-
-
-def _recipe_settings(training: Training) -> Mapping[str, Any]:
-    recipe = recipes.load(training.recipe, training.changes)
-    return recipe.settings.get(RETRIEVERS.find(training.start).name, {})
+def place_of(table: Table, row: Row, column: Column) -> tuple[str, str]:
+    """Return the names of the benchmark and of the method behind a cell."""
+    return column.benchmark or "", table.method_of(row, column) or ""
 
 
 def _facts(record: TrainingRecord | None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ letters that plain pdfLaTeX has no glyph for become their nearest ASCII ones, or
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 
@@ -40,6 +41,8 @@ _WORDS = {Verdict.NOT_RUN: "--", Verdict.NOT_COMPARABLE: "n/c", Verdict.OUT_OF_S
 
 #: Columns of figures that fit beside each other; a wider table is broken into blocks.
 _WIDTH = 4
+#: Letters in a line of a heading.
+_HEADING = 14
 
 
 def latex(paper: Paper, tables: Sequence[FilledTable]) -> str:
@@ -76,25 +79,30 @@ def _table(paper: Paper, table: FilledTable) -> str:
     blocks = [labels[start : start + _WIDTH] for start in range(0, len(labels), _WIDTH)]
     lines = [
         r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
         rf"\caption{{{escape(_caption(paper, table))}}}",
         rf"\label{{tab:{_label(paper.name)}-{_label(table.table.number)}}}",
     ]
     for number, block in enumerate(blocks):
         if number:
             lines.append(r"\par\medskip")
-        lines += [rf"\begin{{tabular}}{{l{'rl' * len(block)}}}", r"\toprule"]
-        heads = [rf"\multicolumn{{2}}{{c}}{{{escape(label)}}}" for label in block]
+        lines += [rf"\begin{{tabular}}{{p{{.2\linewidth}}{'rl' * len(block)}}}", r"\toprule"]
+        heads = [rf"\multicolumn{{2}}{{c}}{{\shortstack{{{_stacked(label)}}}}}" for label in block]
         lines.append(" & ".join(["", *heads]) + r" \\")
         rules = [rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(block))]
         lines += ["".join(rules), " & ".join(["Method", *["pub.", "ours"] * len(block)]) + r" \\"]
         lines.append(r"\midrule")
         for row in rows:
             found = [_pair(cells.get((row, label)), table.table.decimals) for label in block]
-            lines.append(" & ".join([escape(row), *found]) + r" \\")
+            lines.append(" & ".join([rf"\raggedright {escape(row)}", *found]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\smallskip {_legend(paper)}", r"\end{table}"]
     return "\n".join(lines)
+
+
+def _stacked(label: str) -> str:
+    """Return a heading in short lines."""
+    return r" \\ ".join(map(escape, textwrap.wrap(label, _HEADING)))
 
 
 def _pair(cell: Cell | None, decimals: int) -> str:

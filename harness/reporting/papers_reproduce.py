@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -52,7 +52,7 @@ class Step:
 
 
 def reproduce(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     results: Path,
     available: Availability,
     progress: Progress,
@@ -119,7 +119,7 @@ def _step(
         return Step(job, State.SKIPPED, lacks)
     if dry_run:
         return Step(job, State.PLANNED, "")
-    progress.note(job.commands()[-1])
+    progress.note(job.commands[-1])
     try:
         saved = _run(job, results, progress, again, options)
     except NotPreparedError as error:
