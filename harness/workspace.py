@@ -200,7 +200,11 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator[IO[str]]:
+def exclusive(
+    path: Path,
+    busy: Callable[[str], None] | None = None,
+    remedy: str = "choose another folder with --output",
+) -> Iterator[IO[str]]:
     """Hold the lock file `path`; the operating system drops it when the process ends.
 
     Yields the open lock file: whoever waited for a lock in a folder that can be deleted compares
@@ -213,6 +217,8 @@ def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator
     busy
         Called with the holder's process id when another process holds the lock; then the call
         waits. Without it a held lock is an error at once.
+    remedy
+        What that error says can be done instead of waiting.
 
     Raises
     ------
@@ -232,7 +238,7 @@ def exclusive(path: Path, busy: Callable[[str], None] | None = None) -> Iterator
             if busy is None:
                 raise StorageError(
                     f"{path.parent} is in use by another process (pid {holder}): wait for it to "
-                    "end, or choose another folder."
+                    f"end, or {remedy}."
                 ) from None
             busy(holder)
             fcntl.flock(file, fcntl.LOCK_EX)

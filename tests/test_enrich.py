@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import harness.dataset.enrich
+import harness.media.transcribe
 from harness.dataset import DatasetStore, DatasetWriter
 from harness.media import Waveform, read_audio
 from harness.media.transcribe import Whisper
@@ -30,8 +31,9 @@ from tests.whisper_tiny import save_whisper
 
 ROOT = Path(__file__).parents[1]
 TASK = "multivent/sample"
-#: Nine videos: three in test, six in train.
-VIDEOS = {"test_videos": 3, "train_videos": 6}
+#: A portion of test, and two of train.
+VIDEOS = {"test_videos": 2, "train_videos": 3}
+SOUNDS = 5
 LISTEN = ("--workers", "0", "--device", "cpu")
 
 
@@ -109,7 +111,7 @@ def test_every_sound_is_written_down(bench: Command, mute: Path, whisper: Path) 
     before = DatasetStore(mute)
     done = bench("data", "enrich", mute, "--asr", whisper, *LISTEN)
     assert done.status == 0, done.err
-    assert "test: listening: 3/3" in done.err
+    assert "test: listening: 2/2" in done.err
     store = DatasetStore(mute)
     model = Whisper(str(whisper), device="cpu")
     for split in ("test", "train"):
@@ -126,8 +128,8 @@ def test_every_sound_is_written_down(bench: Command, mute: Path, whisper: Path) 
     assert model.version.startswith("whisper-random@")
     assert store.manifest.media_roots == before.manifest.media_roots
     assert store.manifest.gaps == before.manifest.gaps
-    assert store.manifest.counts["train asr: written down"] == 6
-    assert store.manifest.splits["test"].coverage.modalities["asr"] == 3
+    assert store.manifest.counts["train asr: written down"] == 3
+    assert store.manifest.splits["test"].coverage.modalities["asr"] == 2
     assert model.version in done.out
     assert bench("data", "check", mute, "--media").status == 0
 
@@ -180,7 +182,7 @@ def test_another_store_is_not_overwritten(
     assert content(other) == before
 
 
-@pytest.mark.parametrize("stop_after", [0, 3])
+@pytest.mark.parametrize("stop_after", [0, 2])
 def test_an_interrupted_command_goes_on_and_ends_the_same(
     bench: Command, mute: Path, whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     heard: list[int], stop_after: int,
@@ -200,7 +202,7 @@ def test_an_interrupted_command_goes_on_and_ends_the_same(
     assert content(mute) == before
     done = bench(*command)
     assert done.status == 0, done.err
-    assert sum(heard) == 9, "no sound is heard twice but that of the portion at hand"
+    assert sum(heard) == SOUNDS, "no sound is heard twice but that of the portion at hand"
     straight = tmp_path / "straight"
     monkeypatch.setenv("CLAMR_BENCH_CACHE", str(tmp_path / "another-cache"))
     undisturbed = written(tmp_path / "again", DatasetStore(mute), asr=False)
@@ -221,7 +223,7 @@ enrich.PORTION = 2
 plain, calls = Whisper.transcribe, []
 def transcribe(self, sounds):
     calls.append(1)
-    if len(calls) == 4:
+    if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, sounds)
 Whisper.transcribe = transcribe
@@ -235,7 +237,7 @@ def test_a_killed_process(
     bench: Command, mute: Path, whisper: Path, tmp_path: Path, heard: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Killed in the fourth portion; its workers end with it, and three portions are kept."""
+    """Killed in the second portion; its workers end with it, and the first is kept."""
     twin = tmp_path / "twin"
     assert bench("data", "enrich", mute, "--asr", whisper, "--to", twin, *LISTEN).status == 0
     heard.clear()
@@ -246,7 +248,7 @@ def test_a_killed_process(
     done = bench(*command)
     assert done.status == 0, done.err
     assert "going on after" in done.err
-    assert sum(heard) == 9 - 2 - 1 - 2  # two of test, one of test, two of train
+    assert sum(heard) == SOUNDS - 2
     assert content(mute) == content(twin)
 
 
@@ -403,6 +405,37 @@ def test_a_model_of_english_alone(tmp_path: Path) -> None:
             Whisper(folder, device="cpu", **options)  # type: ignore[arg-type]
 
 
+def test_a_gpu_gets_half_precision(whisper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are those of a GPU, on this processor."""
+    monkeypatch.setattr(harness.media.transcribe, "_device", lambda device: ("cpu", True))
+    model = Whisper(str(whisper))
+    assert model.version.endswith("float16")
+    assert model.batch_size == 16
+    assert all(model.transcribe(waves(0.5, 2.5)))
+
+
+def test_out_of_memory_says_what_to_do_and_goes_on(
+    bench: Command, mute: Path, whisper: Path, monkeypatch: pytest.MonkeyPatch, heard: list[int]
+) -> None:
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    usual = WhisperForConditionalGeneration.generate
+
+    def generate(self: Any, features: torch.Tensor, **options: Any) -> Any:
+        if len(heard) > 1 and len(features) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(self, features, **options)
+
+    monkeypatch.setattr(WhisperForConditionalGeneration, "generate", generate)
+    command = ("data", "enrich", mute, "--asr", whisper, *LISTEN)
+    bench(*command).fails("2 sounds at once", "--batch-size")
+    done = bench(*command, "--batch-size", "1")
+    assert done.status == 0, done.err
+    assert "going on after 2 documents" in done.err
+    assert DatasetStore(mute).manifest.counts["train asr: written down"] == 3
+
+
 def test_the_version_is_of_the_files(whisper: Path, tmp_path: Path) -> None:
     other = save_whisper(tmp_path / "whisper-random", seed=1)
     same = save_whisper(tmp_path / "copy/whisper-random")
@@ -497,7 +530,7 @@ def test_a_full_disk(
         bench(*command).fails("the disk is full", "same command again")
     assert content(mute) == before
     assert bench(*command).status == 0
-    assert sum(heard) == 9 + 2 * name.startswith("train")
+    assert sum(heard) == SOUNDS + name.startswith("train")
 
 
 @pytest.fixture(autouse=True)

@@ -82,7 +82,7 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         writable_folder(self.folder.parent, "dataset folder")
-        self._lock = exclusive(lock_file(self.folder))
+        self._lock = exclusive(lock_file(self.folder), remedy="choose another folder")
         self._lock.__enter__()
         try:
             restore_folder(self.folder)
