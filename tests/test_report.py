@@ -327,6 +327,10 @@ def test_the_worst_and_the_best_are_among_the_chosen(count: int, good: dict[str,
     if 3 <= count < len(ids):
         assert min(good.values()) in {good[id_] for id_, why in chosen.items() if why == "worst"}
         assert max(good.values()) in {good[id_] for id_, why in chosen.items() if why == "best"}
+        mean = sum(good.values()) / len(good)
+        far = [abs(good[id_] - mean) for id_, why in chosen.items() if why == "typical"]
+        left = [abs(good[id_] - mean) for id_ in ids if id_ not in chosen]
+        assert max(far) <= min(left)
 
 
 # --- the leaderboard --------------------------------------------------------------------------

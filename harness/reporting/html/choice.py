@@ -13,9 +13,10 @@ DEFAULT = 20
 def choose(ids: Sequence[str], good: Mapping[str, float], count: int | None) -> dict[str, str]:
     """Return the chosen queries and why: ``{query id: why}``.
 
-    A third are the worst, a third the best, the others those around the middle. Of queries that
-    are as good as each other, which are many where a measure is 0 or 1, those with the least digest
-    of their id are taken: always the same, and of all kinds.
+    A third are the worst, a third the best, the others those nearest to the mean (the median is
+    often as good as the best). Of queries that are as good as each other, which are many where a
+    measure is 0 or 1, those with the least digest of their id are taken: always the same, and of
+    all kinds.
 
     Parameters
     ----------
@@ -34,9 +35,9 @@ def choose(ids: Sequence[str], good: Mapping[str, float], count: int | None) -> 
     each = min(count, len(order)) // 3
     rest = min(count, len(order)) - 2 * each
     worst, best = order[:each], order[len(order) - each :]
+    mean = sum(good[id_] for id_ in order) / max(len(order), 1)
     middle = order[each : len(order) - each]
-    start = (len(middle) - rest) // 2
-    typical = middle[start : start + rest]
+    typical = sorted(middle, key=lambda id_: (abs(good[id_] - mean), digest(id_)))[:rest]
     return {
         **dict.fromkeys(worst, "worst"),
         **dict.fromkeys(typical, "typical"),
