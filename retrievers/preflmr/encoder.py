@@ -14,7 +14,7 @@ from harness.encoder import Encoder
 from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.media import MediaLoader
-from harness.plugin import About
+from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
 from retrievers.model_settings import READS
@@ -64,7 +64,10 @@ class PreFLMR(Encoder):
     Settings: ClassVar[type[PreFLMRSettings]] = PreFLMRSettings
     settings: PreFLMRSettings
     capabilities = Capabilities(
-        modalities=frozenset(READS), query_kinds=frozenset(QueryKind), trainable=True
+        modalities=frozenset(READS),
+        query_kinds=frozenset(QueryKind),
+        directions=frozenset(Direction),
+        trainable=True,
     )
     weights_help = "tiny, a folder or a hub id; default: LinWeizheDragon/PreFLMR_ViT-L"
     weight_settings = ("revision", "initial_seed")

@@ -46,7 +46,7 @@ _VALUES: dict[str, Any] = {
     "query_concat_output_from_text_encoder": True,
     "context_concat_output_from_vision_encoder": False,
     "context_concat_output_from_text_encoder": True,
-    "vision_config": {**_TOWER, "image_size": 56, "patch_size": 14},
+    "vision_config": {**_TOWER, "image_size": 112, "patch_size": 14},
 }
 #: Tokens of a document's text; the sample's are shorter.
 _LENGTH = 256

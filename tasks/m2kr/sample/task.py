@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,7 +13,8 @@ from harness.dataset import DatasetWriter
 from harness.plugin import About
 from harness.progress import Progress
 from harness.settings import Settings
-from harness.task import Protocol
+from harness.task import Protocol, Split
+from harness.workspace import digest
 from tasks.m2kr.prepare import write_subsets
 from tasks.m2kr.queries import SUBSET
 from tasks.m2kr.sample import generate
@@ -31,6 +34,11 @@ class M2KRSampleSettings(Settings):
     )
     train_queries: int = Field(
         400, ge=2, le=450, description="Queries of each of the three kinds in the split train."
+    )
+    subset: Literal["all", "wit", "msmarco", "okvqa"] = Field(
+        "all",
+        description="Only the queries of one kind, against all passages: pictures (wit), questions "
+        "(msmarco) or questions about pictures (okvqa), for retrievers that cannot take all three.",
     )
 
 
@@ -64,9 +72,28 @@ class M2KRSample(GeneratedTask):
             query_breakdowns=(SUBSET,),
         )
 
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """The settings of the files: which queries are asked does not change them."""
+        return self.settings.model_dump(mode="json", exclude={"subset"})
+
     def generate(self, folder: Path, progress: Progress) -> None:
         """Write both splits in the official layout."""
-        generate.generate(folder, **self.settings.model_dump(), progress=progress)
+        generate.generate(folder, **self.generation, progress=progress)
+
+    def load(self, split: str, data: Path | None, progress: Progress) -> Split:
+        """Return one split, with the queries that the setting `subset` asks for."""
+        stored = super().load(split, data, progress)
+        subset = self.settings.subset
+        if subset == "all":
+            return stored
+        queries = tuple(q for q in stored.queries if q.attributes.get(SUBSET) == subset)
+        return replace(
+            stored,
+            queries=queries,
+            qrels={query.id: stored.qrels[query.id] for query in queries},
+            fingerprint=digest({"store": stored.fingerprint, "subset": subset}),
+        )
 
     def write(self, sources: Sequence[Path], writer: DatasetWriter, progress: Progress) -> None:
         """Read all parts into one pool (see `tasks.m2kr.prepare`)."""
