@@ -27,6 +27,7 @@ from tasks.m2kr.sample.draw import RELATIONS, Part, Row, draw_parts
 from tasks.sample.facts import HELD_OUT
 from tasks.sample.render import _BACKGROUNDS, _COLOURS, SIZE
 from tasks.sample.vocabulary import BACKGROUNDS, COLOURS, ENGLISH, SHAPES, Pair
+from tests.conftest import Command
 
 SMALL = {"test_queries": 6, "train_queries": 8}
 FOLDERS = ("WIT", "MSMARCO", "OKVQA")
@@ -251,3 +252,25 @@ def test_the_first_load_generates_and_the_next_does_not(monkeypatch: pytest.Monk
     assert len(task.load("test", None, Progress()).queries) == 18
     monkeypatch.setattr(generate, "generate", None)
     assert len(task.load("train", None, Progress()).queries) == 24
+
+
+def test_queries_of_one_kind_against_all_passages(bench: Command) -> None:
+    """For retrievers that cannot take all three; the files are the same."""
+    whole = make_task("m2kr/sample", SMALL).load("test", None, Progress())
+    kinds = {"wit": QueryKind.IMAGE, "msmarco": QueryKind.TEXT, "okvqa": QueryKind.IMAGE_TEXT}
+    seen: list[str] = []
+    for subset, kind in kinds.items():
+        task = make_task("m2kr/sample", {**SMALL, "subset": subset})
+        part = task.load("test", None, Progress())
+        assert part.dataset == whole.dataset
+        assert len(part.documents) == len(whole.documents)
+        assert {QueryKind.of(query) for query in part.queries} == {kind}
+        assert set(part.qrels) == {query.id for query in part.queries}
+        assert part.fingerprint != whole.fingerprint
+        seen += part.qrels
+    assert sorted(seen) == sorted(whole.qrels)
+    sizes = [f"--set=m2kr/sample.{name}={value}" for name, value in SMALL.items()]
+    run = ("run", "--task", "m2kr/sample", *sizes, "--set")
+    bench(*run, "m2kr/sample.subset=wit", "--retriever", "bm25-text").fails("takes no image")
+    outcome = bench(*run, "m2kr/sample.subset=okvqa", "--retriever", "bm25-text")
+    assert outcome.status == 0, outcome.err
