@@ -138,7 +138,7 @@ def _models(kind: Any) -> Iterator[type[BaseModel]]:
     """Yield the models inside a type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield kind
-    elif get_origin(kind) in (tuple, dict, Union, UnionType, Annotated):
+    elif get_origin(kind) in (tuple, list, dict, Union, UnionType, Annotated):
         for part in get_args(kind):
             yield from _models(part)
 

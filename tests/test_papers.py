@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -174,6 +176,7 @@ def test_a_training_is_held_against_its_recipe(tmp_path: Path) -> None:
         ({"changes": {"loss.nam": "pairwise"}}, "loss.name"),
         ({"task": "multivent/sampel"}, "multivent/sample"),
         ({"settings": {"contextualize": False}}, "contextualise"),
+        ({"start": "bm25-text"}, "cannot be trained"),
     ):
         values["methods"]["words"] = method | {"training": training | wrong}
         with pytest.raises(UsageError, match=word):
@@ -266,6 +269,25 @@ def test_the_recipe_of_a_training_is_known_by_its_digest() -> None:
     other = Job(job.benchmark, Method(retriever="clamr", training=changed)).trained
     assert other is not None
     assert other["recipe_sha256"] != asked["recipe_sha256"]
+
+
+LIGHT = """
+import contextlib, io, sys
+from harness.cli.main import main
+with contextlib.redirect_stdout(io.StringIO()) as shown:
+    assert main(["tables", "clamr"]) == 0
+assert "of 205 cells" in shown.getvalue()
+assert not {"torch", "transformers"} & sys.modules.keys()
+"""
+
+
+def test_tables_need_no_models(tmp_path: Path) -> None:
+    """The extra `models` may not be installed, and nothing is prepared here."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_task_family_of_the_papers_is_registered() -> None:

@@ -215,9 +215,18 @@ def test_what_fails_does_not_stop_the_rest(bench: Command, v1: Path, tmp_path: P
     assert (mended.out.count("complete already"), mended.out.count("done: ")) == (4, 1)
 
 
+ABSENT = """
+    def identity(self):
+        raise PluginError("weights 'mine' are not on this machine. Fetch them.")
+"""
+
+
 def test_what_is_not_here_is_skipped(bench: Command, v1: Path, tmp_path: Path) -> None:
     values = paper()
-    values["methods"]["words"] = {"retriever": "sentence-transformers/nobody/nothing"}
+    address = plugin(tmp_path, BROKEN + ABSENT)
+    file = Path(address.rpartition(":")[0])
+    file.write_text(f"from harness.api import PluginError\n{file.read_text()}")
+    values["methods"]["words"] = {"retriever": address}
     values["methods"]["all"] = {
         "retriever": "clamr",
         "training": {"task": "multivent/sample", "start": "clamr/tiny", "recipe": "cpu-tiny"},
@@ -225,14 +234,22 @@ def test_what_is_not_here_is_skipped(bench: Command, v1: Path, tmp_path: Path) -
     path = write(tmp_path, values)
     outcome = bench("reproduce", path)
     assert outcome.status == 0, outcome.err
-    assert "skipped: " in outcome.out
-    assert "nobody/nothing" in outcome.out
+    assert outcome.out.count("skipped: weights 'mine' are not on this machine") == 2
     assert "clamr-bench train --task multivent/sample --retriever clamr/tiny" in outcome.out
     found = cells(bench, path)
-    assert "cannot be fetched" in found["words", "nDCG@10"]["reason"]
+    assert "Fetch them" in found["words", "nDCG@10"]["reason"]
     assert found["all", "nDCG@10"]["reason"].startswith("their weights are to be trained")
     assert found["chance", "nDCG@10"]["verdict"] == "off"
     assert bench("tables", path).out.startswith("2 of 8 cells can be run here; 2 have a result")
+
+
+@pytest.mark.slow
+def test_weights_of_the_hub_are_looked_for_here(bench: Command, v1: Path, tmp_path: Path) -> None:
+    values = paper()
+    values["methods"]["words"] = {"retriever": "clip/nobody/nothing"}
+    reason = cells(bench, write(tmp_path, values))["words", "nDCG@10"]["reason"]
+    assert "nobody/nothing" in reason
+    assert "not on this machine" in reason
 
 
 def test_a_plugin_that_does_not_load_takes_its_cells_alone(

@@ -6,7 +6,6 @@ An entry point names a package that holds ``<name>.yaml``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from harness.errors import ClamrBenchError, PluginError, UsageError, did_you_mean
-from harness.registry import make_task
+from harness.registry import entry_points, make_task
 from harness.reporting.papers_jobs import Job, jobs_of
 from harness.reporting.papers_schema import Column, Paper, Table
 from harness.settings import problems

@@ -12,8 +12,8 @@ import yaml
 
 from harness.config import RunConfig
 from harness.encoder import EncoderRetriever
-from harness.errors import ClamrBenchError, PluginError
-from harness.registry import RETRIEVERS, TASKS, make_retriever, make_task
+from harness.errors import ClamrBenchError, PluginError, UsageError
+from harness.registry import RETRIEVERS, make_retriever, make_task
 from harness.reporting.papers_schema import Benchmark, Column, Method, Paper, Row, Table
 from harness.results.schema import Result, TrainingRecord
 from harness.results.store import SavedRun
@@ -22,7 +22,6 @@ from harness.runner.record import changed
 from harness.task import Task
 from harness.training import recipes
 from harness.training.recipe import Recipe
-from harness.training.session import trainable
 from harness.types import Modality
 from harness.workspace import digest
 
@@ -84,7 +83,10 @@ class Job:
         if training is None:
             return None
         settings = {**self._recipe_settings, **training.settings}
-        return trainable(make_retriever(training.start, settings))[0]
+        start = make_retriever(training.start, settings)
+        if not isinstance(start, EncoderRetriever) or not start.capabilities.trainable:
+            raise UsageError(f"retriever {training.start!r} cannot be trained.")
+        return start
 
     @cached_property
     def trained(self) -> dict[str, Any] | None:
@@ -147,11 +149,10 @@ class Job:
 
     def made(self, **options: Any) -> Retriever:
         """Return the retriever with what the options say of retrievers that know them."""
-        address = self.method.retriever or ""
-        found = RETRIEVERS.find(address)
-        config = self.config(**options)
-        known = found.plugin.Settings.model_fields
-        return make_retriever(address, config.settings_of(address, found.name, known))
+        address, asked = self.method.retriever or "", self.retriever
+        known = type(asked.settings).model_fields
+        settings = self.config(**options).settings_of(address, asked.name, known)
+        return make_retriever(address, settings)
 
     @cached_property
     def commands(self) -> tuple[str, ...]:
@@ -167,7 +168,7 @@ class Job:
     def _commands(self) -> list[str]:
         method, training = self.method, self.method.training
         address = method.retriever or ""
-        name = RETRIEVERS.find(address).name
+        name = self.retriever.name
         words = ["run", "--task", self.benchmark.task]
         words += ["--retriever", f"{address}/FOLDER" if training else address]
         if self.benchmark.split != "test":
@@ -176,7 +177,7 @@ class Job:
             words += ["--k", str(method.k)]
         if method.modalities:
             words += ["--modalities", ",".join(method.modalities)]
-        words += _assignments(TASKS.find(self.benchmark.task).name, self.benchmark.settings)
+        words += _assignments(self.task.name, self.benchmark.settings)
         other = changed(self.retriever.settings)  # A recipe states defaults, too.
         words += _assignments(name, {k: v for k, v in self.settings.items() if k in other})
         found = [_command(words)]
