@@ -27,7 +27,7 @@ PACKAGES = {
     "core": ("numpy", "pyarrow", "av", "ir-measures", "pytrec-eval-terrier", "bm25s"),
     "models": ("torch", "transformers", "peft", "accelerate", "sentence-transformers"),
     "train": ("bitsandbytes",),
-    "report": ("jinja2", "matplotlib"),
+    "report": ("jinja2",),
     "scale": ("ray",),
 }
 _HUB = "https://huggingface.co"
