@@ -20,6 +20,7 @@ from harness.results.schema import TrainingRecord
 from tests.conftest import Command
 from tests.papers_cases import paper, write
 from tests.test_cli_run import plugin
+from tests.test_multivent_tasks import prepared, train
 
 Values = dict[str, Any]
 BROKEN = "        raise RuntimeError('no <GPU> & no luck')"
@@ -156,6 +157,22 @@ def test_the_commands_make_what_is_missing(bench: Command, v1: Path, tmp_path: P
     assert len(saved(tmp_path)) == 5
 
 
+def test_the_page_s_example_is_filled_by_the_committed_results(
+    bench: Command, tmp_path: Path
+) -> None:
+    root = Path(__file__).parents[1]
+    (example,) = re.findall(
+        r"```yaml\n(.*?)```", (root / "docs/papers.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(example, encoding="utf-8")
+    found = cells(bench, path, "--output", str(root / "results"))
+    assert found["BM25", "nDCG@10"]["verdict"] == "reproduced"
+    assert found["BM25", "nDCG@10"]["run"] in {
+        run.result.run_id for run in ResultsStore(root / "results").runs()
+    }
+
+
 # --- reproduce --------------------------------------------------------------------------------
 
 
@@ -287,6 +304,36 @@ def test_markdown_is_what_reproduce_writes(bench: Command, v1: Path, tmp_path: P
     written = tmp_path / "results/papers"
     assert bench("tables", path, "--format", "md").out == (written / "made-up.md").read_text()
     assert bench("tables", path, "--format", "latex").out == (written / "made-up.tex").read_text()
+
+
+def test_an_ideal_retriever_stands_beside_rows(bench: Command, tmp_path: Path) -> None:
+    """The protocol of CLaMR's script: measures of its own, rows, groups of rows, references."""
+    prepared(tmp_path, train)
+    values = paper()
+    values["benchmarks"] = {"rows": {"task": "multivent/clamr", "size": 18}}
+    values["methods"] = {"words": {"retriever": "bm25-text"}}
+    values["reruns"] = {}
+    column = {"benchmark": "rows", "measure": "R@1 (row)"}
+    speech = {"label": "speech", **column, "group": {"query_type": "speech"}}
+    values["tables"] = [
+        {
+            "number": "1", "title": "Rows", "place": "Table 1", "ours": "words",
+            "columns": [{"label": "R@1", **column}, speech],
+            "rows": [{"label": "words", "published": [20.0, 50.0]}],
+        }
+    ]  # fmt: skip
+    path = write(tmp_path, values)
+    assert bench("reproduce", path).status == 0
+    (run,) = saved(tmp_path)
+    ideal = run.result.references["all relevant first"]["R@1 (row)"] * 100
+    line = f"For reference, all relevant first (multivent/clamr): R@1 {ideal:.2f}."
+    for form in ("terminal", "md"):
+        assert line in bench("tables", path, "--format", form).out
+    assert f"{ideal:.2f}" in bench("tables", path, "--format", "latex").out
+    group = run.result.breakdowns["query_type"]["speech"].measures["R@1 (row)"]
+    found = cells(bench, path)["words", "speech"]
+    assert float(found["ours"]) == pytest.approx(group.mean * 100, abs=1e-3)
+    assert found["verdict"] in ("reproduced", "close", "off")
 
 
 # --- Trained weights --------------------------------------------------------------------------

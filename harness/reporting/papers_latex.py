@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from harness.reporting.papers_fill import Cell, FilledTable, Verdict
 from harness.reporting.papers_schema import Paper
-from harness.reporting.papers_text import figure, summary
+from harness.reporting.papers_text import figure, references, summary
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -96,7 +96,8 @@ def _table(paper: Paper, table: FilledTable) -> str:
             found = [_pair(cells.get((row, label)), table.table.decimals) for label in block]
             lines.append(" & ".join([rf"\raggedright {escape(row)}", *found]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\smallskip {_legend(paper)}", r"\end{table}"]
+    beside = "".join(rf" {escape(line)}" for line in references(table))
+    lines += [rf"\par\smallskip {_legend(paper)}{beside}", r"\end{table}"]
     return "\n".join(lines)
 
 
