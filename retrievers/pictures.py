@@ -68,6 +68,10 @@ class Pictures:
         for damage in loaded.damaged:
             if loaded.document.id not in self._damaged:
                 self._damaged.add(loaded.document.id)
+                if not self._losses[f"query image {damage.kind}"]:
+                    log.warning(
+                        "query %s is asked without its picture. Others like it are counted.",
+                        loaded.document.id,
+                    )
                 self._losses[f"query image {damage.kind}"] += 1
-                log.warning("query %s is asked without its picture.", loaded.document.id)
         return loaded.images[0] if loaded.images else None

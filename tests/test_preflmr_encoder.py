@@ -153,8 +153,10 @@ def test_what_a_query_lacks_is_said_once_and_counted(
     assert not made.losses
     # Nothing of it is masked, and of the others only what they lack is missing.
     assert [counts(found, n) for n in (0, 3)] == [{Modality.TEXT: 32}] * 2
-    said = [record.message for record in caplog.records if record.name == "clamr_bench.preflmr"]
+    names = ("clamr_bench.preflmr", "clamr_bench.models")
+    said = [record.message for record in caplog.records if record.name in names]
     assert len(said) == 4
+    assert sum("without its picture" in one for one in said) == 2
     assert sum("query long:" in one for one in said) == 1
     assert sum("nothing of the instruction is masked" in one for one in said) == 1
     # Skipped or not, a query is asked with what is left of it.
@@ -268,10 +270,7 @@ def test_marks_in_a_text_are_plain_characters() -> None:
 def test_queries_are_decoded_by_workers_too(tmp_path: Path) -> None:
     made, batch = preflmr(CHECKPOINT, workers=1), queries(tmp_path)
     found = made.encode_queries(batch)
-    spent = made.seconds
     made.close()
-    assert spent["decode"] > 0
-    assert set(spent) == {"decode", "wait", "model"}
     expected = preflmr(CHECKPOINT).encode_queries(batch)
     np.testing.assert_array_equal(found.vectors, expected.vectors)
 

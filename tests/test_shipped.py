@@ -43,9 +43,9 @@ def small(tmp_path: Path) -> tuple[str, ...]:
 
 def test_what_ships_says_how_it_was_trained() -> None:
     files = sorted(ROOT.glob("*/weights/*.safetensors"))
-    named = ["clamr-pooled-tiny", "clamr-tiny", "clip-tiny", "colqwen-tiny"]
+    named = ["clamr-pooled-tiny", "clamr-tiny", "clip-tiny", "colqwen-tiny", "preflmr-tiny"]
     assert [file.stem for file in files] == named
-    assert sum(file.stat().st_size for file in files) < 12e6
+    assert sum(file.stat().st_size for file in files) < 14e6
     for file in files:
         name = file.stem.removesuffix("-tiny")
         retriever = make_retriever(f"{name}/tiny")
@@ -90,6 +90,17 @@ def test_the_baselines_have_learned(
     for kind in TYPES:
         assert ndcg(found, kind) > 0.5, kind
     assert accuracy(found) > 0.8
+
+
+def test_preflmr_reads_what_it_is_shown_and_asked(bench: Command, tmp_path: Path) -> None:
+    """Pictures alone, questions alone, and both: by chance it would find 5 of 360 in 1.4%."""
+    assert bench("run", "--task", "m2kr/sample", "--retriever", "preflmr/tiny").status == 0
+    found = newest(tmp_path)
+    assert found.retriever.overlap is not None
+    assert (found.retriever.overlap.documents, found.retriever.overlap.queries) == (0, 0)
+    kinds = found.breakdowns["subset"]
+    for kind, least in {"wit": 0.45, "msmarco": 0.65, "okvqa": 0.5}.items():
+        assert kinds[kind].measures["Success@5"].mean > least, kind
 
 
 @pytest.mark.slow

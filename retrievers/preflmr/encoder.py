@@ -88,10 +88,9 @@ class PreFLMR(Encoder):
     @property
     def seconds(self) -> Mapping[str, float]:
         """Seconds that workers decoded, that the model waited for them, and that it computed."""
-        loaders = (self._loader, self._asking.loader)
         return {
-            "decode": sum(loader.decoding for loader in loaders),
-            "wait": sum(loader.waiting for loader in loaders),
+            "decode": self._loader.decoding,
+            "wait": self._loader.waiting,
             "model": self._computing,
         }
 
