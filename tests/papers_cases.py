@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from harness.reporting.papers_jobs import Availability, Job
+
 BY_EVENT = {"label": "nDCG@10", "benchmark": "events", "measure": "nDCG@10"}
 BY_EXCERPT = {"label": "excerpt S@1", "benchmark": "excerpts", "measure": "Success@1"}
 SOCIAL = {
@@ -81,3 +83,10 @@ def write(tmp_path: Path, values: dict[str, Any] | None = None) -> Path:
     text = yaml.safe_dump(values or PAPER, sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+class Lacking(Availability):
+    """Asks nobody."""
+
+    def lacks(self, job: Job) -> str:
+        return "nothing"

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.registry import RETRIEVERS, TASKS, make_task
 from harness.reporting import papers
-from harness.reporting.papers_fill import Verdict, judge
+from harness.reporting.papers_fill import Verdict, fill, judge
 from harness.reporting.papers_jobs import Job, jobs_of
 from harness.reporting.papers_schema import Benchmark, Method, Paper, Row, Training
+from harness.reporting.papers_text import missing
 from harness.results.schema import Estimate
 from harness.training import recipes
 from harness.workspace import digest
-from tests.papers_cases import paper, write
+from tests.papers_cases import Lacking, paper, write
 
 Values = dict[str, Any]
 
@@ -257,6 +258,19 @@ def test_weights_to_be_trained_name_both_commands() -> None:
     assert "--set clamr.ocr_length=256" in run, "what the recipe trained with"
     assert "clamr.frames" not in run, "what is the default anyway"
     assert "--set 'clamr.encode_modalities=[video]'" in run
+
+
+def test_a_training_stands_once_before_its_runs() -> None:
+    found = shipped("clamr")
+    filled = fill(found, papers.chosen(found, ["2"]), [], Lacking())
+    [(lacks, count, commands)] = missing(filled)
+    assert (lacks, count) == ("nothing", 44)
+    trains = [place for place, c in enumerate(commands) if c.startswith("clamr-bench train")]
+    assert len(trains) == len({commands[place] for place in trains}) == 6
+    (video,) = (p for p in trains if "encode_modalities=[video]" in commands[p])
+    assert "encode_modalities=[video]" in commands[video + 1]
+    assert "encode_modalities" not in commands[video + 2], "searched in all"
+    assert video + 3 in trains
 
 
 def test_the_recipe_of_a_training_is_known_by_its_digest() -> None:

@@ -22,7 +22,7 @@ from harness.reporting.papers_text import markdown
 from harness.results import ResultsStore
 from harness.results.schema import Estimate
 from tests.conftest import Command
-from tests.papers_cases import paper, write
+from tests.papers_cases import Lacking, paper, write
 
 HOSTILE = (
     r"\input{/etc/passwd} }\end{tabular} $x^2$ & a_b # 50% ~ [*] {\bf} -- ''`` \\ "
@@ -124,13 +124,6 @@ def test_markdown_cells_stay_in_their_cells(text: str) -> None:
     lines = [line for line in markdown(found, [table]).splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + len(table.cells)
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines} == {8}
-
-
-class Lacking(Availability):
-    """Asks nobody."""
-
-    def lacks(self, job: object) -> str:
-        return "nothing"
 
 
 def with_figures(table: FilledTable) -> FilledTable:

@@ -108,15 +108,23 @@ def reasons(tables: Sequence[FilledTable]) -> list[tuple[int, str, str]]:
 
 
 def missing(tables: Sequence[FilledTable]) -> list[tuple[str, int, list[str]]]:
-    """Return what missing cells lack (empty: nothing), how many they are, and their commands."""
+    """Return what missing cells lack (empty: nothing), how many they are, and their commands.
+
+    A training stands before the runs of its weights.
+    """
     counted: Counter[str] = Counter()
-    commands: dict[str, dict[str, None]] = {}
+    commands: dict[str, dict[str, dict[str, None]]] = {}
     for table in tables:
         for cell in table.cells:
             if cell.verdict is Verdict.NOT_RUN:
                 counted[cell.reason] += 1
-                commands.setdefault(cell.reason, {}).update(dict.fromkeys(cell.commands))
-    return [(lacks, count, list(commands[lacks])) for lacks, count in counted.items()]
+                given = commands.setdefault(cell.reason, {})
+                for first in cell.commands[:1]:
+                    given.setdefault(first, {}).update(dict.fromkeys(cell.commands[1:]))
+    return [
+        (lacks, count, [c for first, runs in commands[lacks].items() for c in (first, *runs)])
+        for lacks, count in counted.items()
+    ]
 
 
 def markdown(paper: Paper, tables: Sequence[FilledTable]) -> str:
