@@ -21,6 +21,7 @@ from tests.conftest import Command
 from tests.papers_cases import paper, write
 from tests.test_cli_run import plugin
 from tests.test_multivent_tasks import prepared, train
+from tests.training_cases import write as write_training
 
 Values = dict[str, Any]
 BROKEN = "        raise RuntimeError('no <GPU> & no luck')"
@@ -377,6 +378,38 @@ def test_a_run_of_trained_weights_is_known_by_its_training(
     damaged = {**result.retriever.changed_settings, "on_damaged": "skip-modality"}
     assert job.is_that_of(with_retriever(result, changed_settings=damaged))
     assert not job.is_that_of(result.model_copy(update={"measures": {}}))
+
+
+@pytest.mark.slow
+def test_training_and_running_as_told_fills_the_cell(bench: Command, tmp_path: Path) -> None:
+    """The commands of weights that are to be trained, given as they are shown."""
+    task, retriever, recipe = write_training(tmp_path)
+    values = paper()
+    training = {"task": task, "start": retriever, "recipe": recipe, "changes": {"seed": 3}}
+    values["benchmarks"] = {"made": {"task": task}}
+    values["methods"] = {"trained": {"retriever": retriever, "training": training}}
+    values["reruns"] = {}
+    values["tables"] = [
+        {
+            "number": "1", "title": "Trained", "place": "Table 1", "ours": "trained",
+            "columns": [{"label": "nDCG@10", "benchmark": "made", "measure": "nDCG@10"}],
+            "rows": [{"label": "trained", "published": [50.0]}],
+        }
+    ]  # fmt: skip
+    path = write(tmp_path, values)
+    assert bench("run", "--task", task, "--retriever", retriever).status == 0
+    train_, run_ = cells(bench, path)["trained", "nDCG@10"]["command"].split(" && ")
+    to = ("--to", str(tmp_path / "trained"))
+    assert bench(*shlex.split(train_)[1:], "--set", "recipe.seed=4", *to).status == 0
+    assert cells(bench, path)["trained", "nDCG@10"]["run"] == "", "of another seed"
+    assert bench(*shlex.split(train_)[1:], *to).status == 0
+    first = cells(bench, path)["trained", "nDCG@10"]["run"]
+    assert first != "", "a training ends with a run"
+    newest = ResultsStore(tmp_path / "results").find(first).result.retriever.address
+    folder = newest.removeprefix(f"{retriever}/")
+    again = bench(*shlex.split(run_.replace("FOLDER", folder))[1:])
+    assert again.status == 0, again.err
+    assert "complete already" in again.err
 
 
 def with_retriever(result: Result, **changed: Any) -> Result:
