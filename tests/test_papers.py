@@ -137,6 +137,7 @@ ROW = ("tables", 0, "rows", 0)
         (change("benchmarks", "idle", value={"task": "multivent"}), ["'idle' is used by no cell"]),
         (change("methods", "words", "retriever", value="bm25-asrr"), ["'words'", "bm25-asr"]),
         (change("methods", "words", "settings", value={"k": 1}), ["'words'", "k1"]),
+        (change("methods", "all", "modalities", value=["ocrr"]), ["'all'", "Did you mean 'ocr'"]),
         (change("methods", "words", "verdict", value="out of scope"), ["methods.words"]),
         (change("methods", "secret", value={}), ["methods.secret", "either a retriever"]),
         (change("benchmarks", "events", "task", value="multivent/v9"), ["multivent/v1"]),

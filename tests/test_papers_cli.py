@@ -19,7 +19,7 @@ from harness.results import Result, ResultsStore, SavedRun
 from harness.results.schema import TrainingRecord
 from tests.conftest import Command
 from tests.papers_cases import paper, write
-from tests.test_cli_run import plugin
+from tests.test_cli_run import ALL, plugin
 from tests.test_multivent_tasks import prepared, train
 from tests.training_cases import write as write_training
 
@@ -259,6 +259,19 @@ def test_what_is_not_here_is_skipped(bench: Command, v1: Path, tmp_path: Path) -
     assert found["all", "nDCG@10"]["reason"].startswith("their weights are to be trained")
     assert found["chance", "nDCG@10"]["verdict"] == "off"
     assert bench("tables", path).out.startswith("2 of 8 cells can be run here; 2 have a result")
+
+
+def test_a_plugin_that_breaks_before_it_runs_has_failed(
+    bench: Command, v1: Path, tmp_path: Path
+) -> None:
+    values = paper()
+    broken = "\n    def identity(self):\n        raise KeyError('weights')\n"
+    values["methods"]["all"] = {"retriever": plugin(tmp_path, ALL + broken)}
+    path = write(tmp_path, values)
+    assert bench("tables", path).status == 0
+    outcome = bench("reproduce", path)
+    outcome.fails("1 of 5 runs failed", "KeyError: 'weights'")
+    assert outcome.out.count("done: ") == 4
 
 
 @pytest.mark.slow

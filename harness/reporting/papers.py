@@ -156,4 +156,4 @@ def _check(job: Job) -> None:
     training = job.method.training
     if training is not None:
         make_task(training.task)
-    _ = job.retriever, job.trained
+    _ = job.retriever, job.trained, job.config()

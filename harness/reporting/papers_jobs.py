@@ -214,6 +214,8 @@ class Availability:
                 self._answers[key] = ""
             except ClamrBenchError as error:
                 self._answers[key] = str(error)
+            except Exception:  # noqa: BLE001 - a plugin's own fault, which running it shows
+                self._answers[key] = ""
         return self._answers[key]
 
 
