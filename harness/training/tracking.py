@@ -31,7 +31,9 @@ def tracker(name: str | None, run: str, config: Mapping[str, Any]) -> Iterator[T
     try:
         library = import_module(name)
     except ImportError:
-        raise UsageError(f"--track {name} needs the package: pip install 'clamr-bench[{name}]'.") from None
+        raise UsageError(
+            f"--track {name} needs the package: pip install 'clamr-bench[{name}]'."
+        ) from None
     library.init(project="clamr-bench", name=run, config=dict(config))
     try:
         yield lambda figures, step: library.log(dict(figures), step=step)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from harness.encoder import Encoder
-from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.media import MediaLoader
 from harness.plugin import About, Direction
@@ -19,13 +16,12 @@ from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
 from retrievers.clip.family import CLIP, SIGLIP, TINY, Family
 from retrievers.clip.settings import ClipSettings, SiglipSettings
+from retrievers.media_encoder import TowerEncoder
 from retrievers.model_settings import READS
-from retrievers.pictures import Pictures
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.encoder import check_installed
 from retrievers.qwen.kept import Kept
-from retrievers.qwen.shipped import card_of, place, read
-from retrievers.qwen.source import sha256
+from retrievers.qwen.shipped import read
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +40,7 @@ _AHEAD = 8
 _TOGETHER = 4
 
 
-class Clip(Encoder):
+class Clip(TowerEncoder):
     """CLIP: frames, images and texts as vectors of one space, compared by cosine.
 
     The frames of a video are pooled into one vector or kept; each text is one vector. A query is a
@@ -71,29 +67,11 @@ class Clip(Encoder):
     )
     weights_help = f"tiny, a folder or a hub id; default: {CLIP.released}"
     family: ClassVar[Family] = CLIP
-    weight_settings = ("revision", "initial_seed")
+    package = CLIP.name
 
     def __init__(self, name: str, weights: str | None, settings: ClipSettings) -> None:
         super().__init__(name, weights, settings)
-        if settings.initial_seed is not None and weights != TINY:
-            raise UsageError(
-                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
-                f"({TINY}); leave the setting out."
-            )
-        self.untrained = weights == TINY and self._shipped is None
-        self.trained_in = card_of(self._shipped)
         self._kept: Kept[list[Piece]] = Kept(_bytes)
-        self._pictures = Pictures(settings, self.query_losses)
-        self._computing = 0.0
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """Seconds that workers decoded, that the model waited for them, and that it computed."""
-        return {
-            "decode": self._loader.decoding,
-            "wait": self._loader.waiting,
-            "model": self._computing,
-        }
 
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
@@ -163,12 +141,6 @@ class Clip(Encoder):
 
         save(self.engine.towers, folder, self._source, self.family, place_of(self.settings))
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the model as `retrievers.qwen.shipped.write_builtin` takes them."""
-        from retrievers.qwen.adapter import merged
-
-        return merged(self.engine.towers.model)
-
     @cached_property
     def engine(self) -> Engine:
         """The model, loaded once, when it is first needed."""
@@ -190,24 +162,13 @@ class Clip(Encoder):
 
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
-        self._loader.close()
-        self._pictures.close()
+        super().close()
         self._kept.clear()
 
     @property
-    def _shipped(self) -> Path | None:
-        """The file of trained built-in weights, if it is there and to be used."""
-        if self.weights != TINY or self.settings.initial_seed is not None:
-            return None
-        # Both families are of one package.
-        file = place(CLIP.name, self.family.name, TINY)
-        return file if file.is_file() else None
-
-    def _files_identity(self) -> Any:
-        """Return what names the weights."""
-        if self._source is not None:
-            return self._source.identity()
-        return TINY if self._shipped is None else {TINY: sha256(self._shipped)}
+    def shipped_as(self) -> str:
+        """The family's name: both are of one package."""
+        return self.family.name
 
     @cached_property
     def _source(self) -> Source | None:
@@ -249,10 +210,8 @@ class Clip(Encoder):
         return map(self.engine.cutter.document, self._loader.load(batch))
 
     def _encoded(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
-        begun = time.perf_counter()
-        vectors = self.engine.encode(pieces)
-        self._computing += time.perf_counter() - begun
-        return vectors
+        with self._computing():
+            return self.engine.encode(pieces)
 
     def _packed(
         self, items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]

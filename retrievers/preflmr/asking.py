@@ -24,19 +24,16 @@ class Asking:
     Parameters
     ----------
     settings
-        How pictures are read, and what a query without one is shown.
+        What a query without a picture is shown.
+    pictures
+        Decodes the others.
     losses
         Where to count what queries lack, each query once.
     """
 
-    def __init__(self, settings: PreFLMRSettings, losses: Counter[str]) -> None:
-        self._settings, self._losses = settings, losses
-        self._pictures = Pictures(settings, losses)
+    def __init__(self, settings: PreFLMRSettings, pictures: Pictures, losses: Counter[str]) -> None:
+        self._settings, self._pictures, self._losses = settings, pictures, losses
         self._noted: set[tuple[str, str]] = set()
-
-    def close(self) -> None:
-        """End the processes that decode; they are started again when needed."""
-        self._pictures.close()
 
     def asked(self, batch: Sequence[Query], engine: Engine) -> list[Asked]:
         """Return queries as the model takes them.

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from harness.encoder import Encoder
-from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.media import MediaLoader
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
+from retrievers.media_encoder import TINY, TowerEncoder
 from retrievers.model_settings import READS
 from retrievers.preflmr.asking import Asking
 from retrievers.preflmr.settings import PreFLMRSettings
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.encoder import check_installed
 from retrievers.qwen.kept import Kept
-from retrievers.qwen.shipped import card_of, place
-from retrievers.qwen.source import sha256
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
 
 #: Version of what sequences and vectors are: raise it when the same input would give others.
 VERSION = 1
-#: Built-in weights.
-TINY = "tiny"
 
 #: Documents that are prepared ahead of the model: 10 frames of 224 x 224 pixels take 6 MB.
 _AHEAD = 8
@@ -45,7 +39,7 @@ _AHEAD = 8
 _TOGETHER = 4
 
 
-class PreFLMR(Encoder):
+class PreFLMR(TowerEncoder):
     """PreFLMR and FLMR: a question with its picture against passages, by late interaction.
 
     A query's vectors are those of its text without the instruction, of its picture, and of each
@@ -70,29 +64,12 @@ class PreFLMR(Encoder):
         trainable=True,
     )
     weights_help = "tiny, a folder or a hub id; default: LinWeizheDragon/PreFLMR_ViT-L"
-    weight_settings = ("revision", "initial_seed")
+    package = "preflmr"
 
     def __init__(self, name: str, weights: str | None, settings: PreFLMRSettings) -> None:
         super().__init__(name, weights, settings)
-        if settings.initial_seed is not None and weights != TINY:
-            raise UsageError(
-                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
-                f"({TINY}); leave the setting out."
-            )
-        self.untrained = weights == TINY and self._shipped is None
-        self.trained_in = card_of(self._shipped)
         self._kept: Kept[list[Piece]] = Kept(_bytes)
-        self._asking = Asking(settings, self.query_losses)
-        self._computing = 0.0
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """Seconds that workers decoded, that the model waited for them, and that it computed."""
-        return {
-            "decode": self._loader.decoding,
-            "wait": self._loader.waiting,
-            "model": self._computing,
-        }
+        self._asking = Asking(settings, self._pictures, self.query_losses)
 
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
@@ -116,9 +93,8 @@ class PreFLMR(Encoder):
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return the vectors of queries that count: of their images, then of their texts."""
         asked = self._asking.asked(batch, self.engine)
-        begun = time.perf_counter()
-        rows = self.engine.encode_queries(asked)
-        self._computing += time.perf_counter() - begun
+        with self._computing():
+            rows = self.engine.encode_queries(asked)
         return TokenEmbeddings.concatenate(
             [
                 TokenEmbeddings.from_padded(
@@ -195,12 +171,6 @@ class PreFLMR(Encoder):
 
         save(self.engine.model, folder, self._source, place_of(self.settings).dtype)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the model as `retrievers.qwen.shipped.write_builtin` takes them."""
-        from retrievers.qwen.adapter import merged
-
-        return merged(self.engine.model)
-
     @cached_property
     def engine(self) -> Engine:
         """The model, loaded once, when it is first needed."""
@@ -211,23 +181,13 @@ class PreFLMR(Encoder):
 
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
-        self._loader.close()
-        self._asking.close()
+        super().close()
         self._kept.clear()
 
     @property
-    def _shipped(self) -> Path | None:
-        """The file of trained built-in weights, if it is there and to be used."""
-        if self.weights != TINY or self.settings.initial_seed is not None:
-            return None
-        file = place("preflmr", "preflmr", TINY)
-        return file if file.is_file() else None
-
-    def _files_identity(self) -> Any:
-        """Return what names the weights."""
-        if self._source is not None:
-            return self._source.identity()
-        return TINY if self._shipped is None else {TINY: sha256(self._shipped)}
+    def shipped_as(self) -> str:
+        """The retriever's name."""
+        return "preflmr"
 
     @cached_property
     def _source(self) -> Source | None:
@@ -261,10 +221,8 @@ class PreFLMR(Encoder):
         return map(self.engine.cutter.document, self._loader.load(batch))
 
     def _encoded(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
-        begun = time.perf_counter()
-        vectors = self.engine.encode(pieces)
-        self._computing += time.perf_counter() - begun
-        return vectors
+        with self._computing():
+            return self.engine.encode(pieces)
 
 
 def _packed(items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]) -> TokenEmbeddings:

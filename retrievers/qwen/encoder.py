@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.encoder import Encoder
 from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.media import AudioSampling, MediaLoader
 from harness.retriever import QueryKind
 from harness.types import Document, Modality, Query
-from retrievers.pictures import Pictures
+from retrievers.media_encoder import MediaEncoder
 from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.form import Family, Form
 from retrievers.qwen.kept import Kept
@@ -45,7 +43,7 @@ RATE = 16_000
 _TOGETHER = 4
 
 
-class QwenEncoder(Encoder):
+class QwenEncoder(MediaEncoder):
     """Late interaction over the tokens of a Qwen backbone.
 
     A retriever says what its `family` is and makes its prompts.
@@ -60,9 +58,7 @@ class QwenEncoder(Encoder):
 
     def __init__(self, name: str, weights: str | None, settings: QwenSettings) -> None:
         super().__init__(name, weights, settings)
-        self._computing = 0.0
         self._kept: Kept[list[Tokens]] = Kept(_bytes)
-        self._pictures = Pictures(settings, self.query_losses)
         built_in = weights in self.family.built_in
         self.untrained = built_in and self._shipped is None
         self.trained_in = card_of(self._shipped)
@@ -85,15 +81,6 @@ class QwenEncoder(Encoder):
     def readable(self, form: Form) -> tuple[Modality, ...]:
         """Return what is read with a form's weights."""
         return form.modalities
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """Seconds that workers decoded, that the model waited for them, and that it computed."""
-        return {
-            "decode": self._loader.decoding,
-            "wait": self._loader.waiting,
-            "model": self._computing,
-        }
 
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
@@ -227,8 +214,7 @@ class QwenEncoder(Encoder):
 
     def close(self) -> None:
         """End the processes that decode media; they are started again when needed."""
-        self._loader.close()
-        self._pictures.close()
+        super().close()
         self._kept.clear()
 
     def _is_trained(self) -> bool:
@@ -313,10 +299,8 @@ class QwenEncoder(Encoder):
         return map(self.engine.prompt.document, map(Content.of, self._loader.load(batch)))
 
     def _encoded(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float32]]:
-        begun = time.perf_counter()
-        vectors = self.engine.encode(sequences)
-        self._computing += time.perf_counter() - begun
-        return vectors
+        with self._computing():
+            return self.engine.encode(sequences)
 
 
 def check_installed(name: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from harness.encoder import Encoder
 from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
 from harness.late_interaction.embeddings import SPAN_FIELDS
@@ -18,8 +16,8 @@ from harness.media import LoadedDocument, MediaLoader
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
+from retrievers.media_encoder import MediaEncoder
 from retrievers.model_settings import READS
-from retrievers.pictures import Pictures
 from retrievers.st.checks import TINY, check_installed, check_modalities, find_named
 from retrievers.st.settings import FrameSettings, Kind, SentenceSettings
 
@@ -38,7 +36,7 @@ _WHOLE = (0.0, 0.0, 1.0, 1.0)
 Part = tuple[Modality, "NDArray[np.float32]", "NDArray[np.float32]"]
 
 
-class FrameEncoder(Encoder):
+class FrameEncoder(MediaEncoder):
     """Encodes texts by one model of the library, and frames by the same or another one.
 
     A retriever says what its models are.
@@ -50,8 +48,6 @@ class FrameEncoder(Encoder):
     def __init__(self, name: str, weights: str | None, settings: FrameSettings) -> None:
         super().__init__(name, weights, settings)
         self.untrained = weights == TINY
-        self._computing = 0.0
-        self._pictures = Pictures(settings, self.query_losses)
 
     @property
     @abstractmethod
@@ -66,15 +62,6 @@ class FrameEncoder(Encoder):
     @abstractmethod
     def files(self) -> dict[str, Any]:
         """Return, as JSON values, what names the models' files."""
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """Seconds that workers decoded, that the model waited for them, and that it computed."""
-        return {
-            "decode": self._loader.decoding,
-            "wait": self._loader.waiting,
-            "model": self._computing,
-        }
 
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
@@ -94,11 +81,6 @@ class FrameEncoder(Encoder):
             "image_backend": image_backend(),
         }
 
-    def close(self) -> None:
-        """End the processes that decode media; they are started again when needed."""
-        self._loader.close()
-        self._pictures.close()
-
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return one vector for each query, or one for each of its tokens.
 
@@ -107,11 +89,10 @@ class FrameEncoder(Encoder):
         told = [query for query in batch if QueryKind.of(query) is not QueryKind.IMAGE]
         shown = [query for query in batch if QueryKind.of(query) is QueryKind.IMAGE]
         pictures = self._pictures.of(shown)
-        begun = time.perf_counter()
-        texts = iter(self.texts.queries([query.text for query in told]) if told else ())
         seen = [picture for picture in pictures if picture is not None]
-        images = iter(self.images.images(seen) if self.images is not None and seen else ())
-        self._computing += time.perf_counter() - begun
+        with self._computing():
+            texts = iter(self.texts.queries([query.text for query in told]) if told else ())
+            images = iter(self.images.images(seen) if self.images is not None and seen else ())
         coming, made = iter(pictures), []
         for query in batch:
             if QueryKind.of(query) is not QueryKind.IMAGE:
@@ -140,11 +121,10 @@ class FrameEncoder(Encoder):
         if images is not None and waiting:
             self._see(images, waiting, parts)
         if texts:
-            begun = time.perf_counter()
-            found = self.texts.documents([(modality, text) for _, modality, text in texts])
+            with self._computing():
+                found = self.texts.documents([(modality, text) for _, modality, text in texts])
             for (place, modality, _), (vectors, spans) in zip(texts, found, strict=True):
                 parts[place].append((modality, vectors, spans))
-            self._computing += time.perf_counter() - begun
         return TokenEmbeddings.concatenate([_packed(each) for each in parts])
 
     def query_tokens(self, query: Query) -> Sequence[str] | None:
@@ -155,9 +135,9 @@ class FrameEncoder(Encoder):
         self, images: Reader, waiting: Iterable[tuple[int, LoadedDocument]], parts: list[list[Part]]
     ) -> None:
         """Encode the frames and images of documents."""
-        begun = time.perf_counter()
         waiting = list(waiting)
-        found = iter(images.images([p for _, loaded in waiting for p in _pictures(loaded)]))
+        with self._computing():
+            found = iter(images.images([p for _, loaded in waiting for p in _pictures(loaded)]))
         for place, loaded in waiting:
             if loaded.frames is not None and len(loaded.frames):
                 seconds = loaded.frames.seconds.tolist()
@@ -183,7 +163,6 @@ class FrameEncoder(Encoder):
                 spans[:, 2:6] = _WHOLE
                 spans[:, 6] = np.repeat(np.arange(len(made)), [len(each) for each in made])
                 parts[place].append((Modality.IMAGE, vectors, spans))
-        self._computing += time.perf_counter() - begun
 
     @property
     def _reads(self) -> frozenset[Modality]:
