@@ -21,6 +21,9 @@ FIGURES = HERE / "results" / "findings.json"
 VALUES = HERE / "results" / "findings.parquet"
 PAGE = HERE.parent / "docs" / "findings.md"
 
+#: Ends of the names of rows that score all modalities.
+_SCORED = (", token_max", ", modality_max")
+
 #: Types of queries, in the order of columns; `joint` ones need two modalities.
 TYPES = {"video": "video", "asr": "asr", "ocr": "ocr", "description": "description", "joint": "two"}
 
@@ -76,6 +79,7 @@ class Findings:
 
     figures: Mapping[str, Any]
     columns: Mapping[str, NDArray[np.float64]]
+    kinds: NDArray[np.str_]
 
     @classmethod
     def read(cls) -> Findings:
@@ -83,7 +87,10 @@ class Findings:
         table = pq.read_table(VALUES)
         names = [name for name in table.column_names if name != "query_id"]
         columns = {name: table[name].to_numpy().astype(np.float64) for name in names}
-        return cls(json.loads(FIGURES.read_text(encoding="utf-8")), columns)
+        # sample_LANGUAGE_EVENT_STYLE_TYPE_NUMBER; joint ones are called joint-ONE-OTHER.
+        kinds = [id_.split("_")[-2].partition("-")[0] for id_ in table["query_id"].to_pylist()]
+        figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+        return cls(figures, columns, np.array(kinds))
 
     @cached_property
     def runs(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -101,15 +108,24 @@ class Findings:
         """Return nDCG@10 over the queries of a type, the mean of the seeds."""
         return float(np.mean([run["nDCG@10"][kind] for run in self.runs[row]]))
 
-    def accuracy(self, row: str) -> float | None:
-        """Return the modality accuracy, the mean of the seeds; None if nothing tells it."""
-        found = [run.get("modality accuracy", {}).get("all") for run in self.runs[row]]
-        return None if None in found else float(np.mean(found))
+    def success(self, row: str, kind: str) -> float:
+        """Return Success@1 over the queries of a type, the mean of the seeds."""
+        return float(self.values(row, "Success@1")[:, self.kinds == kind].mean())
+
+    def accuracy(self, row: str, kind: str = "all") -> float | None:
+        """Return the modality accuracy, the mean of the seeds; None if nothing tells it.
+
+        Where one modality alone is scored there is nothing to tell.
+        """
+        if not row.endswith(_SCORED):
+            return None
+        return float(np.mean([run["modality accuracy"][kind] for run in self.runs[row]]))
 
 
 def tables(findings: Findings) -> dict[str, str]:
     """Return the tables in Markdown, by name."""
-    return {name: _table(findings, rows) for name, rows in TABLES.items()}
+    made = {name: _table(findings, rows) for name, rows in TABLES.items()}
+    return {**made, "types": _by_type(findings)}
 
 
 def _table(findings: Findings, rows: Mapping[str, str]) -> str:
@@ -129,6 +145,20 @@ def _table(findings: Findings, rows: Mapping[str, str]) -> str:
         ]
         cells += [_percent(findings.by_type(row, kind)) for kind in TYPES]
         lines.append(_line([*cells, _percent(findings.accuracy(row))]))
+    return "\n".join(lines)
+
+
+def _by_type(findings: Findings) -> str:
+    """Return Success@1 and modality accuracy of every row by type of query."""
+    kinds = [*TYPES.values()]
+    lines = [
+        _line(["", *(f"S@1 {kind}" for kind in kinds), *(f"acc. {kind}" for kind in kinds[:-1])]),
+        "|---" + "|---:" * (2 * len(kinds) - 1) + "|",
+    ]
+    for row in dict.fromkeys(row for rows in TABLES.values() for row in rows):
+        cells = [f"`{row}`", *(_percent(findings.success(row, kind)) for kind in TYPES)]
+        cells += [_percent(findings.accuracy(row, kind)) for kind in list(TYPES)[:-1]]
+        lines.append(_line(cells))
     return "\n".join(lines)
 
 
@@ -157,9 +187,9 @@ def page(text: str, findings: Findings) -> str:
         If the page lacks one.
     """
     for name, table in tables(findings).items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(
-            pattern, lambda match, t=table: match[1] + t + match[2], text, flags=re.DOTALL
+            pattern, lambda match, t=table: match[1] + t + "\n" + match[2], text, flags=re.DOTALL
         )
         if count != 1:
             raise ValueError(f"{PAGE} has {count} places for the table {name!r}, not one")

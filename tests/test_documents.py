@@ -29,6 +29,7 @@ def load(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -48,6 +49,12 @@ def test_the_page_of_the_commands_is_what_they_say() -> None:
 def test_the_benchmark_report_is_made_of_the_saved_figures() -> None:
     script = load(ROOT / "benchmarks/write_report.py")
     assert (ROOT / "benchmarks/README.md").read_text(encoding="utf-8") == script.report()
+
+
+def test_the_tables_of_the_findings_are_made_of_the_saved_figures() -> None:
+    script = load(ROOT / "benchmarks/findings_report.py")
+    text = script.PAGE.read_text(encoding="utf-8")
+    assert script.page(text, script.Findings.read()) == text
 
 
 def test_a_saved_result_satisfies_the_published_schema(
