@@ -42,7 +42,9 @@ demo: $(VENV)/.all ## Install everything and run the tiny models of every family
 		--set 'fused.parts=[clip/tiny@video, clip/tiny@asr, clip/tiny@ocr, clip/tiny@description]'
 	$(BIN)/clamr-bench run --task multivent/sample --output demo/results --retriever fused \
 		--set 'fused.parts=[clamr/tiny, bm25-text]'
-	$(BIN)/clamr-bench leaderboard --output demo/results
+	$(BIN)/clamr-bench run --task m2kr/sample --output demo/results \
+		--retriever random --retriever preflmr/tiny --retriever clamr/tiny
+	$(BIN)/clamr-bench leaderboard --html --output demo/results
 
 install: $(VENV)/.all ## Install everything for development
 
