@@ -182,17 +182,20 @@ def _cannot(task: Task, retriever: Retriever, config: RunConfig, progress: Progr
 
 
 def show_group(group: Group, saved: Sequence[SavedRun]) -> None:
-    """Show the table of a group: one row a retriever, in percent, blank where nothing was run."""
+    """Show the table of a group: one row a retriever, blank where nothing was run."""
+    from harness.rank_measures import written
+
+    measures = [column.measure for column in group.columns]
     figures: dict[str, dict[str, dict[str, float]]] = {}
     for run in saved:
         address = run.result.task.address
         if address in group.evaluated:
             means = {name: value.mean for name, value in run.result.measures.items()}
             figures.setdefault(_label(run), {})[address] = means
-    rows = [
-        [label, *("" if value is None else f"{value * 100:.2f}" for value in values)]
-        for label, values in group.layout(figures)
-    ]
+    rows = []
+    for label, values in group.layout(figures):
+        pairs = zip(measures, values, strict=True)
+        rows.append([label, *("" if value is None else written(m, value) for m, value in pairs)])
     if rows:
         show.table(["retriever", *(c.heading for c in group.columns)], rows, numeric=True)
 
