@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from harness.encoder import Encoder, EncoderSettings
 from harness.errors import UsageError
 from harness.media import MediaLoader, MediaSettings
+from retrievers.model_settings import TowerSettings
 from retrievers.pictures import Pictures
 from retrievers.qwen.shipped import card_of, place
 from retrievers.qwen.source import Source, sha256
@@ -68,13 +69,14 @@ class TowerEncoder(MediaEncoder):
 
     #: The package that holds trained weights of the built-in model.
     package: ClassVar[str]
+    settings: TowerSettings
     weight_settings = ("revision", "initial_seed")
 
-    def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
+    def __init__(self, name: str, weights: str | None, settings: TowerSettings) -> None:
         super().__init__(name, weights, settings)
-        if self._initial_seed is not None and weights != TINY:
+        if settings.initial_seed is not None and weights != TINY:
             raise UsageError(
-                f"initial_seed = {self._initial_seed}: only built-in weights can be drawn anew "
+                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
                 f"({TINY}); leave the setting out."
             )
         self.untrained = weights == TINY and self._shipped is None
@@ -102,14 +104,9 @@ class TowerEncoder(MediaEncoder):
         return merged(self.module)
 
     @property
-    def _initial_seed(self) -> int | None:
-        seed: int | None = getattr(self.settings, "initial_seed", None)
-        return seed
-
-    @property
     def _shipped(self) -> Path | None:
         """The file of trained built-in weights, if it is there and to be used."""
-        if self.weights != TINY or self._initial_seed is not None:
+        if self.weights != TINY or self.settings.initial_seed is not None:
             return None
         file = place(self.package, self.shipped_as, TINY)
         return file if file.is_file() else None

@@ -6,7 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from harness.encoder import EncoderSettings
 from harness.errors import UsageError
+from harness.media import MediaSettings
 from harness.settings import Settings
 from harness.types import TEXT_MODALITIES, Modality
 
@@ -57,3 +59,20 @@ class ModelSettings(Settings):
         if self.encode_modalities is None:
             return frozenset(READS)
         return frozenset(map(Modality.parse, self.encode_modalities))
+
+
+class TowerSettings(EncoderSettings, MediaSettings, ModelSettings):
+    """Settings of a checkpoint of image and text towers, or of the tiny one that is built in."""
+
+    batch_size: int = Field(
+        64,
+        ge=1,
+        description="Documents taken together; batch_inputs limits what is encoded at once.",
+    )
+    revision: str | None = Field(None, description="Commit, tag or branch of a hub id.")
+    initial_seed: int | None = Field(
+        None,
+        ge=0,
+        description="Draw built-in weights anew from this seed, untrained, instead of those that "
+        "ship; training starts from them.",
+    )

@@ -6,12 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.encoder import EncoderSettings
-from harness.media import MediaSettings
-from retrievers.model_settings import ModelSettings
+from retrievers.model_settings import TowerSettings
 
 
-class ClipSettings(EncoderSettings, MediaSettings, ModelSettings):
+class ClipSettings(TowerSettings):
     """How the checkpoint is loaded, and what becomes a vector.
 
     Settings of the machine alone (device, workers, ...) are left out of dumps, hence of
@@ -20,18 +18,6 @@ class ClipSettings(EncoderSettings, MediaSettings, ModelSettings):
 
     unread = "there is no tower that reads {}"
 
-    batch_size: int = Field(
-        64,
-        ge=1,
-        description="Documents taken together; batch_inputs limits what is encoded at once.",
-    )
-    revision: str | None = Field(None, description="Commit, tag or branch of a hub id.")
-    initial_seed: int | None = Field(
-        None,
-        ge=0,
-        description="Draw built-in weights anew from this seed, untrained, instead of those that "
-        "ship; training starts from them.",
-    )
     frames_as: Literal["mean", "max", "each"] = Field(
         "mean",
         description="A video's frames: their mean or their maximum as one vector, or each kept, "

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.encoder import EncoderSettings
-from harness.media import MediaSettings
-from retrievers.model_settings import ModelSettings
+from retrievers.model_settings import TowerSettings
 
 
-class PreFLMRSettings(EncoderSettings, MediaSettings, ModelSettings):
+class PreFLMRSettings(TowerSettings):
     """How the checkpoint is loaded and what it is given.
 
     Settings of the machine alone (device, workers, ...) are left out of dumps, hence of
@@ -18,18 +16,6 @@ class PreFLMRSettings(EncoderSettings, MediaSettings, ModelSettings):
 
     unread = "neither the text encoder nor the image tower reads {}"
 
-    batch_size: int = Field(
-        64,
-        ge=1,
-        description="Documents taken together; batch_inputs limits what is encoded at once.",
-    )
-    revision: str | None = Field(None, description="Commit, tag or branch of a hub id.")
-    initial_seed: int | None = Field(
-        None,
-        ge=0,
-        description="Draw built-in weights anew from this seed, untrained, instead of those that "
-        "ship; training starts from them.",
-    )
     query_length: int | None = Field(
         None,
         ge=4,
