@@ -2,7 +2,7 @@
 
 ``python benchmarks/findings.py --work DIR`` does everything, by the commands that a user gives, and
 goes on where it was killed. It takes about two hours of one core, and leaves
-``results/findings.json`` and ``.parquet``, of which ``findings_report.py`` makes the tables.
+the figures in ``results/findings/``, of which ``findings_report.py`` makes the tables.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from harness.results.schema import Result
 from harness.results.store import PER_QUERY_NAME, RESULT_NAME
 
 HERE = Path(__file__).parent
-FIGURES = HERE / "results" / "findings.json"
-VALUES = HERE / "results" / "findings.parquet"
+FIGURES = HERE.parent / "results" / "findings" / "figures.json"
+VALUES = HERE.parent / "results" / "findings" / "values.parquet"
 
 TASK = "multivent/sample"
 TEST_VIDEOS = 300

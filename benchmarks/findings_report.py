@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from harness.statistics import bootstrap_interval
 
 HERE = Path(__file__).parent
-FIGURES = HERE / "results" / "findings.json"
-VALUES = HERE / "results" / "findings.parquet"
+FIGURES = HERE.parent / "results" / "findings" / "figures.json"
+VALUES = HERE.parent / "results" / "findings" / "values.parquet"
 PAGE = HERE.parent / "docs" / "findings.md"
 
 #: Ends of the names of rows that score all modalities.
