@@ -64,6 +64,18 @@ ResultsOption = Annotated[
         help="Results folder; default: CLAMR_BENCH_RESULTS, then ./results.",
     ),
 ]
+DamagedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on-damaged",
+        metavar="POLICY",
+        help="Damaged media files: fail, skip-modality or skip-document [fail].",
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="Memory for blocks of data, as in 500MB [2GiB]."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import ResultsOption
+from harness.cli.options import DamagedOption, MemoryOption, ResultsOption
 from harness.cli.tables import PaperArgument, TableOption, show_tables, stay_offline
 
 
@@ -24,17 +24,8 @@ def reproduce_command(
     again: Annotated[
         bool, typer.Option("--again", help="Run even what is complete already.")
     ] = False,
-    on_damaged: Annotated[
-        str | None,
-        typer.Option(
-            metavar="POLICY",
-            help="Damaged media files: fail, skip-modality or skip-document [fail].",
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory for blocks of data, as in 500MB [2GiB]."),
-    ] = None,
+    on_damaged: DamagedOption = None,
+    memory: MemoryOption = None,
     output: ResultsOption = None,
 ) -> None:
     """Run what a paper's tables need and this machine can run; show and write the filled tables.

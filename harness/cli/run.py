@@ -10,7 +10,9 @@ import typer
 
 from harness.cli import attribution, show
 from harness.cli.options import (
+    DamagedOption,
     DataOption,
+    MemoryOption,
     ResultsOption,
     SettingsOption,
     check_names,
@@ -58,17 +60,8 @@ def run_command(
         str | None,
         typer.Option(metavar="A,B", help="Score by these document modalities only."),
     ] = None,
-    on_damaged: Annotated[
-        str | None,
-        typer.Option(
-            metavar="POLICY",
-            help="Damaged media files: fail, skip-modality or skip-document [fail].",
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory for blocks of data, as in 500MB [2GiB]."),
-    ] = None,
+    on_damaged: DamagedOption = None,
+    memory: MemoryOption = None,
     data: DataOption = None,
     output: ResultsOption = None,
     again: Annotated[

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +18,7 @@ from typing import Any, Literal
 from harness.errors import PluginError, UsageError, did_you_mean
 from harness.hub import HUB_ID, snapshot
 from harness.media.values import Waveform
+from harness.quiet import quiet
 from harness.workspace import digest
 
 #: Raised when the same model would make other texts of the same sound.
@@ -132,7 +131,7 @@ class Whisper:
         )
         model = self._model
         try:
-            with torch.inference_mode(), _quiet():
+            with torch.inference_mode(), quiet():
                 tokens = model.generate(
                     inputs.input_features.to(model.device, model.dtype),
                     attention_mask=inputs.attention_mask.to(model.device),
@@ -155,7 +154,7 @@ class Whisper:
         from transformers import WhisperProcessor
 
         try:
-            with _quiet():
+            with quiet():
                 found: Any = WhisperProcessor.from_pretrained(self._folder, local_files_only=True)
         # Files of wrong types raise errors of several libraries.
         except Exception as error:
@@ -178,7 +177,7 @@ class Whisper:
         from transformers import WhisperForConditionalGeneration
 
         try:
-            with _quiet():
+            with quiet():
                 model, told = WhisperForConditionalGeneration.from_pretrained(
                     self._folder,
                     dtype=getattr(torch, self._dtype),
@@ -297,20 +296,3 @@ def _device(device: str) -> tuple[str, bool]:
             f"{torch.cuda.device_count()} GPUs here."
         ) from None
     return device, kind != "cpu"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers: what it warns of is dealt with here."""
-    from transformers.utils import logging as transformers_logging
-
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -12,12 +12,13 @@ from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
 from harness.errors import PluginError, UsageError
+from harness.quiet import quiet
 from retrievers.clip.family import CONVERTED, FAMILIES, Family
 from retrievers.clip.forms import FORMS
 from retrievers.clip.settings import ClipSettings
 from retrievers.clip.texts import TOKENIZER_CONFIG, text_reader
 from retrievers.clip.towers import Towers
-from retrievers.qwen.checkpoint import Place, Placed, quiet
+from retrievers.qwen.checkpoint import Place, Placed
 from retrievers.qwen.source import CONFIG, Source, find
 from retrievers.tensors import fitting
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import CLIPImageProcessorPil
 
 from harness.errors import PluginError
-from retrievers.qwen.checkpoint import quiet
+from harness.quiet import quiet
 from retrievers.qwen.source import Source
 
 #: Is in no published checkpoint, which use the processor of the tower that they began with.

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, ColQwen2ForRetrieval
-from transformers.utils import logging as transformers_logging
 
 from harness.errors import PluginError, UsageError
+from harness.quiet import quiet
 from retrievers.qwen.backbone import CLASSES, DIM, LateInteraction
 from retrievers.qwen.form import Family, Form
 from retrievers.qwen.names import PROJECTION, here, listed
@@ -291,20 +290,3 @@ def _look_up(source: Source, model: LateInteraction, files: Mapping[str, Any]) -
             f"{source.name}: {listed(strangers)} did not land in the model. This is a fault of "
             "loading, not of the file: use the version of transformers in constraints.txt."
         )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers while it loads: it reports tensors that are dealt with here."""
-    level, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -16,11 +16,12 @@ from torch import nn
 from transformers import AutoConfig
 
 from harness.errors import UsageError
+from harness.quiet import quiet
 from harness.training.plan import Blueprint, Decoder
 from harness.types import Modality
 from retrievers.qwen.adapter import lora_targets
 from retrievers.qwen.backbone import DIM, LateInteraction
-from retrievers.qwen.checkpoint import Place, blank, form_at, quiet
+from retrievers.qwen.checkpoint import Place, blank, form_at
 from retrievers.qwen.form import OMNI, VL, Family, Form
 from retrievers.qwen.settings import QwenSettings
 from retrievers.qwen.source import ADAPTER_CONFIG, Source

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from retrievers.qwen.checkpoint import quiet
+from harness.quiet import quiet
 from retrievers.qwen.tiny import FOLDER
 from retrievers.qwen.tokens import TOKENIZER
 
