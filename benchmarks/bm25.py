@@ -20,8 +20,8 @@ import bm25s
 import numpy as np
 from _measure import side_by_side, write_json
 
+from harness.files import atomic_folder
 from harness.types import Ranking
-from harness.workspace import atomic_folder
 from retrievers.bm25 import TokenIndex
 from retrievers.tokenise import Tokeniser, TokeniserSettings
 

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StorageError
+from harness.files import exclusive, folder_size, lock_holder, storage_error
 from harness.index.store import check_shards
 from harness.retriever import INDEX_NAME
 from harness.workspace import (
     IDENTITY_NAME,
     LOCK_NAME,
-    exclusive,
-    folder_size,
     leftovers,
-    lock_holder,
     remove_leftovers,
-    storage_error,
     workspaces_folder,
 )
 

@@ -17,7 +17,8 @@ from typing import Literal
 import harness
 from harness.dataset.manifest import MANIFEST_NAME
 from harness.errors import ClamrBenchError, StorageError
-from harness.workspace import cache_folder, data_folder, results_folder, writable_folder
+from harness.files import writable_folder
+from harness.workspace import cache_folder, data_folder, results_folder
 
 #: ``lacking`` takes away a feature; ``broken`` keeps the main commands from working.
 State = Literal["ok", "lacking", "broken"]

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import RankingError
+from harness.files import atomic_write
 from harness.types import RankedList, Ranking
-from harness.workspace import atomic_write
 
 # Bytes of lines parsed at a time. Some 2,500 lines stay in the processor's cache: blocks of 1 MB
 # take twice as long.

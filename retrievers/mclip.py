@@ -11,7 +11,8 @@ from harness.errors import PluginError, UsageError
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from retrievers.model_settings import READS
-from retrievers.st.checks import TINY, check_installed
+from retrievers.shipped import TINY
+from retrievers.st.checks import check_installed
 from retrievers.st.encoder import FrameEncoder
 from retrievers.st.settings import FrameSettings
 
@@ -111,7 +112,8 @@ class MClip(FrameEncoder):
     @cached_property
     def _readers(self) -> tuple[Reader, Reader]:
         check_installed(self.name)
-        from retrievers.st.loading import load, place_of
+        from retrievers.device import place_of
+        from retrievers.st.loading import load
         from retrievers.st.reader import Reader
         from retrievers.st.tiny import tiny_dense, tiny_images
 

@@ -1,28 +1,27 @@
-"""What encoders share that read media, and those of them that have one tiny model built in."""
+"""What encoders share that read media.
+
+`MediaEncoder` decodes; `CuttingEncoder` also cuts documents into pieces, which it keeps between the
+epochs of a training.
+"""
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from importlib.util import find_spec
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from harness.encoder import Encoder, EncoderSettings
 from harness.errors import UsageError
+from harness.late_interaction import TokenEmbeddings
 from harness.media import MediaLoader, MediaSettings
-from retrievers.model_settings import TowerSettings
+from harness.types import Document, Modality
+from retrievers.ahead import Ahead
+from retrievers.kept import Kept
 from retrievers.pictures import Pictures
-from retrievers.qwen.shipped import card_of, place
-from retrievers.qwen.source import Source, sha256
-
-if TYPE_CHECKING:
-    import torch
-
-#: The built-in weights.
-TINY = "tiny"
 
 
 class MediaEncoder(Encoder):
@@ -64,55 +63,113 @@ class MediaEncoder(Encoder):
         self._computed += time.perf_counter() - begun
 
 
-class TowerEncoder(MediaEncoder):
-    """An encoder of a checkpoint of image and text towers, or of the tiny one that is built in."""
+class Part(Protocol):
+    """A piece of a document or query."""
 
-    #: The package that holds trained weights of the built-in model.
-    package: ClassVar[str]
-    settings: TowerSettings
-    weight_settings = ("revision", "initial_seed")
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
 
-    def __init__(self, name: str, weights: str | None, settings: TowerSettings) -> None:
+    def without_media(self) -> Self:
+        """Return the piece without what the model alone needs: pixels and sound."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+class CuttingEncoder(MediaEncoder, Generic[P]):
+    """An encoder whose documents are cut into pieces ahead of the model."""
+
+    #: Documents that are cut before the model asks for them; None: all that are taken together.
+    ahead: ClassVar[int | None] = None
+
+    def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         super().__init__(name, weights, settings)
-        if settings.initial_seed is not None and weights != TINY:
-            raise UsageError(
-                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
-                f"({TINY}); leave the setting out."
-            )
-        self.untrained = weights == TINY and self._shipped is None
-        self.trained_in = card_of(self._shipped)
+        self._kept: Kept[list[P]] = Kept(lambda pieces: sum(piece.nbytes for piece in pieces))
 
     @property
     @abstractmethod
-    def module(self) -> torch.nn.Module:
-        """The model (see `harness.encoder.Trainable`)."""
+    def engine(self) -> Any:
+        """The model, loaded once, when it is first needed; its `encode` takes pieces."""
 
     @property
     @abstractmethod
-    def shipped_as(self) -> str:
-        """The name that trained weights of the built-in model go by."""
+    def _reads(self) -> frozenset[Modality]:
+        """The modalities of documents that are read."""
 
-    @property
     @abstractmethod
-    def _source(self) -> Source | None:
-        """The files; None for built-in weights."""
+    def _made(self, batch: Sequence[Document]) -> Iterator[list[P]]:
+        """Yield the pieces of documents that hold only what is read, decoded ahead."""
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the model as `retrievers.qwen.shipped.write_builtin` takes them."""
-        from retrievers.qwen.adapter import merged
+    @abstractmethod
+    def _enough(self, waiting: Sequence[P]) -> bool:
+        """Return whether so many pieces are worth a call of the model.
 
-        return merged(self.module)
+        Several of its batches, so that like lengths meet; not all documents, so that the rest is
+        decoded while the model works.
+        """
 
-    @property
-    def _shipped(self) -> Path | None:
-        """The file of trained built-in weights, if it is there and to be used."""
-        if self.weights != TINY or self.settings.initial_seed is not None:
-            return None
-        file = place(self.package, self.shipped_as, TINY)
-        return file if file.is_file() else None
+    @abstractmethod
+    def _packed(self, items: Sequence[Sequence[P]], vectors: Sequence[Any]) -> TokenEmbeddings:
+        """Join the vectors of each item's pieces, which follow one another."""
 
-    def _files_identity(self) -> Any:
-        """Return what names the weights."""
-        if self._source is not None:
-            return self._source.identity()
-        return TINY if self._shipped is None else {TINY: sha256(self._shipped)}
+    def expect(self, documents: Sequence[Document]) -> None:
+        """Let the workers begin on the documents after the next batch when they are free."""
+        self._loader.expect(self._kept.missing(self._restricted(documents)))
+
+    def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
+        """Return the documents' vectors, and where in its source each comes from.
+
+        Media are decoded and prepared ahead of the model.
+        """
+        made: list[list[P]] = []
+        vectors: list[Any] = []
+        waiting: list[P] = []
+        cut = self._made([*self._restricted(batch)])
+        for pieces in Ahead(cut, depth=self.ahead or len(batch)):
+            made.append([piece.without_media() for piece in pieces])
+            waiting.extend(pieces)
+            if self._enough(waiting):
+                vectors.extend(self._encoded(waiting))
+                waiting = []
+        vectors.extend(self._encoded(waiting))
+        return self._packed(made, vectors)
+
+    def close(self) -> None:
+        """End the processes that decode media; they are started again when needed."""
+        super().close()
+        self._kept.clear()
+
+    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
+        """Yield the documents with what is read of them."""
+        reads = self._reads
+        return (document.only(reads) for document in documents)
+
+    def _cut(self, batch: Sequence[Document]) -> list[list[P]]:
+        """Return the pieces of each document, kept so that a later epoch decodes nothing again."""
+        return self._kept.of([*self._restricted(batch)], self._made)
+
+    def _encoded(self, pieces: Sequence[P]) -> list[Any]:
+        with self._computing():
+            found: list[Any] = self.engine.encode(pieces)
+        return found
+
+
+def check_installed(name: str) -> None:
+    """Check that the libraries of the extra are there, and new enough.
+
+    Raises
+    ------
+    UsageError
+        Saying what to install.
+    """
+    missing = [name for name in ("torch", "peft", "tokenizers") if find_spec(name) is None]
+    try:
+        # The class that is Omni without a voice came with 5.22.
+        from transformers import Qwen2_5OmniThinkerModel  # noqa: F401
+    except ImportError:
+        missing.append("transformers 5.22 or later")
+    if missing:
+        raise UsageError(
+            f"{name} needs {', '.join(missing)}: pip install --upgrade 'clamr-bench[models]'."
+        )

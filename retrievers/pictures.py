@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.media import LoadedDocument, MediaLoader, MediaSettings
 from harness.types import Document, Modality, Query
-from retrievers.qwen.kept import Kept
+from retrievers.kept import Kept
 
 log = logging.getLogger("clamr_bench.models")
 

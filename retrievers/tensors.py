@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from harness.errors import PluginError
-from retrievers.qwen.names import listed
-from retrievers.qwen.source import CONFIG, Source, headers, opened
+from retrievers.source import CONFIG, Source, headers, listed, opened
 
 
 def fitting(

@@ -17,7 +17,7 @@ from retrievers.qwen.adapter import inject, lora_targets
 from retrievers.qwen.backbone import LateInteraction
 from retrievers.qwen.form import OMNI, VL, VL2, Form
 from retrievers.qwen.tiny import FOLDER, tiny_config, tiny_model
-from retrievers.qwen.tokens import TOKENIZER
+from retrievers.source import TOKENIZER
 
 torch.set_num_threads(1)
 

@@ -19,8 +19,8 @@ from harness.late_interaction import TokenEmbeddings, max_sim
 from harness.registry import make_retriever
 from harness.results import ResultsStore
 from harness.types import Document, Media, Modality, Query
+from retrievers.ahead import Ahead
 from retrievers.clamr.encoder import CLAMR, Clamr
-from retrievers.qwen.ahead import Ahead
 from retrievers.qwen.engine import grouped
 from retrievers.qwen.packing import packed
 from retrievers.qwen.sequence import Content, Tokens
@@ -358,7 +358,7 @@ def test_listing_and_making_import_no_torch() -> None:
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.setattr("retrievers.qwen.encoder.find_spec", lambda name: None)
+    monkeypatch.setattr("retrievers.media_encoder.find_spec", lambda name: None)
     with pytest.raises(UsageError) as error:
         _ = make_retriever("clamr/tiny").fingerprint
     for word in ("torch", "peft", "transformers 5.22", "clamr-bench[models]"):

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.cache import cached, prune
-from harness.workspace import Workspace, exclusive
+from harness.files import exclusive
+from harness.workspace import Workspace
 from tests.conftest import Command
 from tests.encoders import plugin
 

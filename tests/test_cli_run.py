@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from harness.environment import source_sha256
+from harness.files import exclusive
 from harness.results import ResultsStore, SavedRun
 from harness.runfile import read_ranking
-from harness.workspace import exclusive
 from tests.conftest import Command
 
 BM25 = ("run", "--task", "multivent/v1", "--retriever", "bm25-description")

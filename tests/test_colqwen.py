@@ -27,7 +27,8 @@ from retrievers.qwen.form import OMNI, VL, VL2, Form
 from retrievers.qwen.prompt import PAD
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.tiny import FOLDER
-from retrievers.qwen.tokens import TOKENIZER, Vocabulary
+from retrievers.qwen.tokens import Vocabulary
+from retrievers.source import TOKENIZER
 from tests.colqwen_cases import BUILT_IN, DIM, colqwen, stock_checkpoint
 from tests.conftest import Command
 

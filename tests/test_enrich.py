@@ -18,13 +18,13 @@ import pytest
 import harness.dataset.enrich
 import harness.media.transcribe
 from harness.dataset import DatasetStore, DatasetWriter
+from harness.files import exclusive, lock_file
 from harness.media import Waveform, read_audio
 from harness.media.transcribe import Whisper
 from harness.progress import Progress
 from harness.registry import make_task
 from harness.results import ResultsStore
 from harness.types import Document, Media, Modality, Query
-from harness.workspace import exclusive, lock_file
 from tests.conftest import Command
 from tests.media_files import media, plain, sine, write_sound, write_video
 from tests.whisper_tiny import save_whisper

@@ -13,7 +13,7 @@ from harness.late_interaction import TokenEmbeddings, max_sim
 from harness.training.losses import contrastive
 from harness.training.pairs import pair_scores
 from harness.types import Document, Modality
-from retrievers.preflmr.encoder import VERSION, PreFLMR
+from retrievers.preflmr.encoder import PreFLMR
 from retrievers.preflmr.engine import Asked, Engine, padded
 from retrievers.preflmr.pieces import Passage, Picture
 from tests.preflmr_cases import (
@@ -187,7 +187,7 @@ def test_the_comparison_tells_mappings_apart() -> None:
 
 def test_the_version_is_raised_when_vectors_change(encoder: PreFLMR, tmp_path: Path) -> None:
     with np.load(FIXTURES / "preflmr_version.npz") as kept:
-        assert kept["version"] == VERSION
+        assert kept["version"] == PreFLMR.version
         found = encoder.encode_documents(documents(tmp_path)).vectors[::7]
         np.testing.assert_allclose(found, kept["documents"], **CLOSE)
         found = encoder.encode_queries(queries(tmp_path)).vectors[::7]

@@ -9,7 +9,7 @@ import pytest
 from harness.registry import make_retriever
 from harness.results import ResultsStore
 from harness.results.schema import Result
-from retrievers.qwen.shipped import ROOT
+from retrievers.shipped import ROOT
 from tests.conftest import Command
 
 pytest.importorskip("torch")

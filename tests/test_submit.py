@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import harness.workspace
+import harness.files
 from harness.results import ResultsStore, SavedRun
 from harness.runfile import read_ranking
 from tests.conftest import Command
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_earlier_file(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(harness.workspace.os, "replace", full)
+    monkeypatch.setattr(harness.files.os, "replace", full)
     bench("submit", unjudged.folder, "--output", target).fails("disk is full")
     assert target.read_text() == "earlier"
     assert list(tmp_path.glob("*mine.json*")) == [target], "nothing half written is left"

@@ -25,10 +25,10 @@ from harness.registry import make_retriever
 from harness.training.lora import add_lora, trainable
 from harness.training.recipe import AdapterRecipe, Recipe
 from harness.types import Document, Modality, Query
-from retrievers.qwen import shipped
+from retrievers import shipped
+from retrievers.kept import Kept
 from retrievers.qwen.form import VL, VL2
-from retrievers.qwen.kept import Kept
-from retrievers.qwen.shipped import write_builtin
+from retrievers.shipped import write_builtin
 from tests.clamr_cases import OMNI, clamr, documents, pooled, queries
 from tests.clamr_cases import VL as CLAMR_VL
 from tests.clip_cases import TYPES, clip, encoder, pictures, saved, siglip, write
@@ -530,7 +530,7 @@ def test_what_ships_is_known_without_torch() -> None:
     code = (
         "import sys, tempfile\n"
         "from pathlib import Path\n"
-        "from retrievers.qwen import shipped\n"
+        "from retrievers import shipped\n"
         "shipped.ROOT = Path(tempfile.mkdtemp())\n"
         "from harness.registry import make_retriever\n"
         "names = ('clamr/tiny', 'clamr-pooled/tiny', 'colqwen/tiny', 'clip/tiny', 'siglip/tiny',"

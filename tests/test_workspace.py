@@ -16,24 +16,21 @@ from typing import Any
 import pytest
 
 from harness.errors import StorageError
-from harness.workspace import (
-    Workspace,
+from harness.files import (
     atomic_folder,
     atomic_write,
-    cache_folder,
-    data_folder,
-    digest,
     exclusive,
     replace_folder,
     restore_folder,
-    results_folder,
     was_interrupted,
     writable_folder,
 )
+from harness.workspace import Workspace, cache_folder, data_folder, digest, results_folder
 
 
 def run(script: str, **values: str) -> subprocess.CompletedProcess[str]:
-    lines = "import os, sys\nfrom pathlib import Path\nfrom harness.workspace import *\n"
+    lines = "import os, sys\nfrom pathlib import Path\n"
+    lines += "from harness.files import *\nfrom harness.workspace import *\n"
     lines += "".join(f"{name} = Path({value!r})\n" for name, value in values.items())
     return subprocess.run(
         [sys.executable, "-c", lines + script], capture_output=True, text=True, check=False
@@ -272,7 +269,7 @@ def test_nothing_to_restore_is_fine(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.workspace import exclusive
+from harness.files import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

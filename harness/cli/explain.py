@@ -50,13 +50,14 @@ def explain_command(
 
     `clamr-bench explain 20260105 --query q12 --without asr,ocr`
     """
+    from harness.files import atomic_write
     from harness.progress import terminal_progress
     from harness.registry import make_task
     from harness.results.store import ResultsStore
     from harness.runner.explain import explain
     from harness.runner.reopen import same_retriever
     from harness.types import Modality
-    from harness.workspace import atomic_write, results_folder
+    from harness.workspace import results_folder
 
     saved = ResultsStore(output or results_folder()).find(run)
     task, retriever = saved.result.task, same_retriever(saved)

@@ -25,10 +25,11 @@ def leaderboard_command(
 
     `clamr-bench leaderboard --html`
     """
+    from harness.files import atomic_write
     from harness.reporting.leaderboard import render
     from harness.reporting.tables import update_tables
     from harness.results.store import ResultsStore
-    from harness.workspace import atomic_write, results_folder
+    from harness.workspace import results_folder
 
     folder = output or results_folder()
     files = update_tables(folder, ResultsStore(folder).runs())

@@ -39,7 +39,7 @@ from harness.cli import (
     train,
 )
 from harness.errors import ClamrBenchError, PluginError
-from harness.workspace import storage_error
+from harness.files import storage_error
 
 app = typer.Typer(
     name="clamr-bench",

@@ -52,11 +52,12 @@ def report_command(
 
     `clamr-bench report 20260105-1200 --queries 50 --to report.html`
     """
+    from harness.files import atomic_write
     from harness.progress import terminal_progress
     from harness.reporting.html.report import Choices, report
     from harness.reporting.words import size
     from harness.results.store import ResultsStore
-    from harness.workspace import atomic_write, results_folder
+    from harness.workspace import results_folder
 
     choices = Choices(_count(queries), media, text)
     store = ResultsStore(output or results_folder())

@@ -37,6 +37,7 @@ def reproduce_command(
     `clamr-bench reproduce clamr --table 1 --dry-run`
     """
     from harness.errors import ClamrBenchError, UsageError
+    from harness.files import writable_folder
     from harness.progress import terminal_progress
     from harness.reporting import papers
     from harness.reporting.papers_fill import fill
@@ -44,7 +45,7 @@ def reproduce_command(
     from harness.reporting.papers_reproduce import State, reproduce, write
     from harness.results.store import ResultsStore
     from harness.team import Team
-    from harness.workspace import results_folder, writable_folder
+    from harness.workspace import results_folder
 
     if Team.here().size > 1:
         raise UsageError(

@@ -139,9 +139,10 @@ def export_command(
     `clamr-bench results export all --format csv --to DIR`
     """
     from harness.errors import ResultError
+    from harness.files import atomic_write
     from harness.reporting import export
     from harness.results.store import ResultsStore
-    from harness.workspace import atomic_write, results_folder
+    from harness.workspace import results_folder
 
     store = ResultsStore(output or results_folder())
     runs = list(store.runs()) if run == "all" else [store.find(run)]

@@ -9,7 +9,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import DataError, NotPreparedError
-from harness.workspace import atomic_write, digest
+from harness.files import atomic_write
+from harness.workspace import digest
 
 #: Version of the store's layout. A newer store is refused; an older one stays readable.
 SCHEMA_VERSION = 1

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.dataset.manifest import Gap, Part
 from harness.errors import DataError
+from harness.files import atomic_write, replace_folder, writable_folder
 from harness.types import Document
-from harness.workspace import atomic_write, replace_folder, writable_folder
 
 #: A part of the documents ends with the first portion that reaches this many rows: about 50 parts
 #: for MultiVENT 2.0. A preparation that was killed does at most one part again.

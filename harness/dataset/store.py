@@ -12,9 +12,9 @@ from harness.dataset.parts import file_sha256, open_part, part_rows
 from harness.dataset.schema import SCHEMAS, document_of, query_of
 from harness.documents import Documents
 from harness.errors import DataError, did_you_mean
+from harness.files import exclusive, lock_file, restore_folder, was_interrupted
 from harness.task import Split
 from harness.types import Document, Media, Query
-from harness.workspace import exclusive, lock_file, restore_folder, was_interrupted
 
 
 class DatasetStore:

@@ -19,14 +19,8 @@ from harness.dataset.portions import Portion, Unfinished
 from harness.dataset.tables import DocumentsWriter, Gaps, Ids, write_qrels, write_queries
 from harness.environment import source_sha256
 from harness.errors import DataError, StorageError
+from harness.files import exclusive, lock_file, restore_folder, storage_error, writable_folder
 from harness.types import Document, Qrels, Query
-from harness.workspace import (
-    exclusive,
-    lock_file,
-    restore_folder,
-    storage_error,
-    writable_folder,
-)
 
 
 class DatasetWriter:

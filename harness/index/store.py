@@ -30,11 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StorageError
+from harness.files import storage_error
 from harness.index.filling import Encoded, Filling, Work, of_others
 from harness.index.shards import DamageError, Shard
 from harness.late_interaction import TokenEmbeddings
 from harness.progress import Progress
-from harness.workspace import Workspace, storage_error
+from harness.workspace import Workspace
 
 T = TypeVar("T")
 

@@ -11,9 +11,10 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
+from harness.files import atomic_write, writable_folder
 from harness.media.values import Frames, FrameSampling
 from harness.types import Media
-from harness.workspace import atomic_write, cache_folder, digest, writable_folder
+from harness.workspace import cache_folder, digest
 
 log = logging.getLogger("clamr_bench.media")
 

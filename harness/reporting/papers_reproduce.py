@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ClamrBenchError, NotPreparedError
+from harness.files import atomic_write
 from harness.progress import Progress
 from harness.reporting.papers_fill import fill
 from harness.reporting.papers_jobs import Availability, Job
@@ -19,7 +20,6 @@ from harness.reporting.papers_schema import Paper
 from harness.reporting.papers_text import markdown
 from harness.results.store import ResultsStore, SavedRun
 from harness.runner import run
-from harness.workspace import atomic_write
 
 
 class State(StrEnum):

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import ResultError
+from harness.files import atomic_write
 from harness.rank_measures import goodness, lower_is_better, shown, statistic_of
 from harness.reporting.ties import tied_for_first
 from harness.results.per_query import read_per_query
@@ -23,7 +24,7 @@ from harness.results.schema import Result, read_versioned
 from harness.results.store import PER_QUERY_NAME, SavedRun
 from harness.runner.scoring import BOOTSTRAP_SEED
 from harness.statistics import bootstrap_interval
-from harness.workspace import atomic_write, digest
+from harness.workspace import digest
 
 SCHEMA_VERSION = 1
 

@@ -14,6 +14,7 @@ import yaml
 from harness.config import RunConfig
 from harness.environment import source_sha256
 from harness.evaluation import Evaluation
+from harness.files import atomic_write, exclusive, writable_folder
 from harness.results.per_query import write_per_query
 from harness.results.schema import Result
 from harness.results.store import (
@@ -28,7 +29,6 @@ from harness.retriever import Retriever
 from harness.runfile import write_ranking
 from harness.task import Task
 from harness.types import Ranking
-from harness.workspace import atomic_write, exclusive, writable_folder
 
 
 class RunFolder:

@@ -13,6 +13,7 @@ from harness.config import RunConfig
 from harness.environment import peak_memory, reset_peak_memory
 from harness.errors import ResultError, UsageError
 from harness.evaluation import evaluate
+from harness.files import atomic_write, writable_folder
 from harness.fusion import check_weights, tune
 from harness.policy import OwnPolicy
 from harness.progress import Progress
@@ -27,7 +28,7 @@ from harness.runner.scoring import score
 from harness.runner.transposed import as_asked
 from harness.task import Split, Task
 from harness.types import Query, Ranking
-from harness.workspace import atomic_write, digest, writable_folder
+from harness.workspace import digest
 
 #: What runs must have in common: how to call it, and where a result has it.
 _COMMON: tuple[tuple[str, Callable[[Result], Any]], ...] = (

@@ -10,6 +10,7 @@ from harness.config import RunConfig
 from harness.documents import Documents, RestrictedDocuments
 from harness.environment import peak_memory, reset_peak_memory
 from harness.errors import CapabilityError, PluginError
+from harness.files import writable_folder
 from harness.plugin import Direction
 from harness.progress import Progress
 from harness.results.schema import Efficiency
@@ -31,7 +32,7 @@ from harness.runner.transposed import as_asked, search_transposed
 from harness.task import Split, Task
 from harness.team import Team
 from harness.types import Modality, Query
-from harness.workspace import Workspace, digest, writable_folder
+from harness.workspace import Workspace, digest
 
 #: A process that nobody launched with others.
 ALONE = Team()

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.files import atomic_write
 from harness.progress import Progress
 from harness.results.store import RUN_NAME, SavedRun
 from harness.runner.reopen import same_split, saved_ranking
 from harness.runner.scoring import require_known
 from harness.task import Task
-from harness.workspace import atomic_write
 
 
 def write_submission(

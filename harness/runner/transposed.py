@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from harness.coverage import Coverage
 from harness.documents import ListedDocuments
 from harness.errors import RankingError
+from harness.files import atomic_write
 from harness.index.topk import TopK, places
 from harness.plugin import Direction
 from harness.progress import Progress
@@ -24,7 +25,7 @@ from harness.retriever import Retriever
 from harness.runner.search import CHECKPOINT_SECONDS, Searched, checkpoints_of, ranked_by
 from harness.task import Split, Task
 from harness.types import Document, Modality, Query, RankedList, Ranking
-from harness.workspace import Workspace, atomic_write
+from harness.workspace import Workspace
 
 #: Different queries of a block. With 3,000 documents a block is 0.8 million scores.
 BLOCK = 256

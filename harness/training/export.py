@@ -13,13 +13,14 @@ import yaml
 from harness.contamination import query_digest
 from harness.encoder import Trainable
 from harness.environment import environment
+from harness.files import atomic_folder
 from harness.results.schema import TrainingRecord
 from harness.retriever import Retriever
 from harness.runner.record import changed
 from harness.task import Task
 from harness.training.data import TrainingData
 from harness.training.recipe import Recipe
-from harness.workspace import TRAINED_ON_NAME, TRAINING_NAME, atomic_folder, digest
+from harness.workspace import TRAINED_ON_NAME, TRAINING_NAME, digest
 
 _CARD = """\
 # {address}, trained on {task}

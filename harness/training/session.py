@@ -12,6 +12,7 @@ import yaml
 
 from harness.encoder import EncoderRetriever, Trainable
 from harness.errors import CapabilityError, PluginError, UsageError
+from harness.files import atomic_write, exclusive, writable_folder
 from harness.plugin import Direction
 from harness.progress import Progress
 from harness.retriever import Retriever
@@ -26,7 +27,7 @@ from harness.training.recipe import Recipe
 from harness.training.tracking import tracker
 from harness.training.trainer import Trainer
 from harness.training.validation import validate
-from harness.workspace import atomic_write, digest, exclusive, writable_folder
+from harness.workspace import digest
 
 MODEL_NAME = "model"
 

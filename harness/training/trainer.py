@@ -18,6 +18,7 @@ from torch import nn
 
 from harness.encoder import Trainable
 from harness.errors import StorageError, TrainingError
+from harness.files import atomic_folder
 from harness.progress import Progress
 from harness.rank_measures import goodness
 from harness.team import Team
@@ -27,7 +28,6 @@ from harness.training.optimise import make_optimiser, schedule
 from harness.training.recipe import Recipe
 from harness.training.step import Step
 from harness.types import Document
-from harness.workspace import atomic_folder
 
 #: Documents that a message names.
 _LISTED = 8

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
 
 from harness.late_interaction import TokenEmbeddings
 from harness.media import MediaLoader
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
-from retrievers.clip.family import CLIP, SIGLIP, TINY, Family
+from retrievers.clip.family import CLIP, SIGLIP, Family
 from retrievers.clip.settings import ClipSettings, SiglipSettings
-from retrievers.media_encoder import TowerEncoder
+from retrievers.media_encoder import check_installed
 from retrievers.model_settings import READS
-from retrievers.qwen.ahead import Ahead
-from retrievers.qwen.encoder import check_installed
-from retrievers.qwen.kept import Kept
-from retrievers.qwen.shipped import read
+from retrievers.shipped import TINY, read
+from retrievers.tower_encoder import TowerEncoder
 
 if TYPE_CHECKING:
     import torch
 
     from retrievers.clip.engine import Engine
     from retrievers.clip.pieces import Piece
-    from retrievers.qwen.source import Source
-
-#: Version of what pieces and vectors are: raise it when the same input would give others.
-VERSION = 1
-
-#: Documents that are prepared ahead of the model: 16 frames of 224 x 224 pixels take 10 MB.
-_AHEAD = 8
+    from retrievers.source import Source
 
 #: Batches of images that go to the model together; the documents after them are decoded meanwhile.
 _TOGETHER = 4
 
 
-class Clip(TowerEncoder):
+class Clip(TowerEncoder["Piece"]):
     """CLIP: frames, images and texts as vectors of one space, compared by cosine.
 
     The frames of a video are pooled into one vector or kept; each text is one vector. A query is a
@@ -69,50 +59,10 @@ class Clip(TowerEncoder):
     family: ClassVar[Family] = CLIP
     package = CLIP.name
 
-    def __init__(self, name: str, weights: str | None, settings: ClipSettings) -> None:
-        super().__init__(name, weights, settings)
-        self._kept: Kept[list[Piece]] = Kept(_bytes)
-
-    def expect(self, documents: Sequence[Document]) -> None:
-        """Let the workers begin on the documents after the next batch when they are free."""
-        self._loader.expect(self._kept.missing(self._restricted(documents)))
-
-    def identity(self) -> dict[str, Any]:
-        """Return the files' hashes or commits, the precision, and what the media reader does."""
-        check_installed(self.name)
-        from retrievers.clip.loading import place_of, preparation
-
-        source = self._source
-        return {
-            self.family.name: VERSION,
-            "files": self._files_identity(),
-            "preparation": None if source is None else preparation(source),
-            "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
-            "media": self._loader.identity(),
-        }
-
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return one vector for each query, of the tower that reads it."""
         asked = self._asked(batch)
         return self._packed(asked, self._encoded([piece for pieces in asked for piece in pieces]))
-
-    def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
-        """Return the documents' vectors, and where in its source each comes from.
-
-        Media are decoded and prepared ahead of the model.
-        """
-        engine = self.engine
-        made: list[list[Piece]] = []
-        vectors: list[torch.Tensor] = []
-        waiting: list[Piece] = []
-        for pieces in Ahead(self._made([*self._restricted(batch)]), depth=_AHEAD):
-            made.append(pieces)
-            waiting.extend(pieces)
-            if sum(len(piece.inputs) for piece in waiting) >= _TOGETHER * engine.batches.most:
-                vectors.extend(self._encoded(waiting))
-                waiting = []
-        vectors.extend(self._encoded(waiting))
-        return self._packed(made, vectors)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -128,16 +78,13 @@ class Clip(TowerEncoder):
         return self.engine.padded(self._asked(batch))
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode with gradients (see `harness.encoder.Trainable`).
-
-        What documents are made into is kept, so that a later epoch decodes nothing again.
-        """
-        return self.engine.padded(self._kept.of([*self._restricted(batch)], self._made))
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
+        return self.engine.padded(self._cut(batch))
 
     def save(self, folder: Path) -> None:
         """Write a whole checkpoint, LoRA merged in (see `harness.encoder.Trainable`)."""
-        from retrievers.clip.loading import place_of
         from retrievers.clip.saving import save
+        from retrievers.device import place_of
 
         save(self.engine.towers, folder, self._source, self.family, place_of(self.settings))
 
@@ -146,8 +93,9 @@ class Clip(TowerEncoder):
         """The model, loaded once, when it is first needed."""
         check_installed(self.name)
         from retrievers.clip.engine import Engine
-        from retrievers.clip.loading import load, place_of
+        from retrievers.clip.loading import load
         from retrievers.clip.tiny import tiny_towers
+        from retrievers.device import place_of
 
         if self._source is None:
             towers = tiny_towers(self.family, self.settings.initial_seed or 0)
@@ -160,13 +108,8 @@ class Clip(TowerEncoder):
             towers = load(self._source, self.family, self.settings)
         return Engine(towers, self.settings, self.losses)
 
-    def close(self) -> None:
-        """End the processes that decode media; they are started again when needed."""
-        super().close()
-        self._kept.clear()
-
     @property
-    def shipped_as(self) -> str:
+    def kind(self) -> str:
         """The family's name: both are of one package."""
         return self.family.name
 
@@ -181,9 +124,10 @@ class Clip(TowerEncoder):
 
     @cached_property
     def _loader(self) -> MediaLoader:
-        reads = self.settings.reads
         return self.settings.loader(
-            video=Modality.VIDEO in reads, images=Modality.IMAGE in reads, losses=self.losses
+            video=Modality.VIDEO in self._reads,
+            images=Modality.IMAGE in self._reads,
+            losses=self.losses,
         )
 
     def _asked(self, batch: Sequence[Query]) -> list[list[Piece]]:
@@ -201,46 +145,21 @@ class Clip(TowerEncoder):
                 asked.append([])
         return asked
 
-    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
-        """Yield the documents with what is read of them."""
-        return (document.only(self.settings.reads) for document in documents)
+    @property
+    def _reads(self) -> frozenset[Modality]:
+        return self.settings.reads
+
+    def _preparation(self, source: Source) -> Mapping[str, Any]:
+        from retrievers.clip.loading import preparation
+
+        return preparation(source)
 
     def _made(self, batch: Sequence[Document]) -> Iterator[list[Piece]]:
-        """Yield the pieces of documents that hold only what is read, decoded ahead."""
         return map(self.engine.cutter.document, self._loader.load(batch))
 
-    def _encoded(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
-        with self._computing():
-            return self.engine.encode(pieces)
-
-    def _packed(
-        self, items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]
-    ) -> TokenEmbeddings:
-        """Join the vectors of each item's pieces, which follow one another."""
-        parts, rest = [], iter(vectors)
-        for pieces in items:
-            found = [next(rest) for _ in pieces]
-            if not found:
-                parts.append(TokenEmbeddings.of([{}]))
-                continue
-            numbers = [
-                int(piece.modality) for piece, made in zip(pieces, found, strict=True) for _ in made
-            ]
-            spans = [span for piece in pieces for span in piece.spans]
-            parts.append(
-                TokenEmbeddings.from_padded(
-                    np.concatenate([made.numpy() for made in found])[None],
-                    np.ones((1, len(numbers)), np.int64),
-                    np.asarray([numbers]),
-                    spans=np.asarray([spans], np.float32),
-                )
-            )
-        return TokenEmbeddings.concatenate(parts)
-
-
-def _bytes(pieces: Sequence[Piece]) -> int:
-    """Return what the pieces of a document take in memory."""
-    return sum(piece.nbytes for piece in pieces)
+    def _enough(self, waiting: Sequence[Piece]) -> bool:
+        inputs = sum(len(piece.inputs) for piece in waiting)
+        return inputs >= _TOGETHER * self.engine.batches.most
 
 
 class Siglip(Clip):

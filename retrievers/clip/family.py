@@ -8,9 +8,6 @@ from dataclasses import dataclass
 #: own conversion to safetensors.
 CONVERTED = {"openai/clip-vit-base-patch32": "refs/pr/15"}
 
-#: Built-in weights.
-TINY = "tiny"
-
 
 @dataclass(frozen=True, slots=True)
 class Family:

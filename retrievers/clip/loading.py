@@ -11,15 +11,15 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
-from harness.errors import PluginError, UsageError
+from harness.errors import PluginError
 from harness.quiet import quiet
 from retrievers.clip.family import CONVERTED, FAMILIES, Family
 from retrievers.clip.forms import FORMS
 from retrievers.clip.settings import ClipSettings
 from retrievers.clip.texts import TOKENIZER_CONFIG, text_reader
 from retrievers.clip.towers import Towers
-from retrievers.qwen.checkpoint import Place, Placed
-from retrievers.qwen.source import CONFIG, Source, find
+from retrievers.device import place_of
+from retrievers.source import CONFIG, Source, find
 from retrievers.tensors import fitting
 
 #: Counts of positions that transformers up to 4.30 wrote into checkpoints. The model makes them.
@@ -38,7 +38,7 @@ def find_weights(family: Family, weights: str | None, settings: ClipSettings) ->
     Raises
     ------
     UsageError, PluginError
-        As `retrievers.qwen.source.find` does.
+        As `retrievers.source.find` does.
     """
     name = weights or family.released
     return find(name, settings.revision or CONVERTED.get(name))
@@ -48,19 +48,6 @@ def preparation(source: Source) -> dict[str, Any]:
     """Return the files that say how images and texts are prepared: for fingerprints."""
     names = (*PROCESSORS, TOKENIZER_CONFIG)
     return {name: source.read_json(name) for name in names if (source.folder / name).is_file()}
-
-
-def place_of(settings: Placed) -> Place:
-    """Return where the model goes, and in which precision.
-
-    Raises
-    ------
-    UsageError
-        If there is no such device.
-    """
-    if settings.device == "spread":
-        raise UsageError("device = 'spread': these models fit on one device; give auto or cuda:N.")
-    return Place.of(settings)
 
 
 def check_type(source: Source, family: Family) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +51,10 @@ class Piece:
         """Bytes of the inputs' tensors; ids are next to nothing."""
         images = [each for each in self.inputs if isinstance(each, Mapping)]
         return sum(tensor.nbytes for image in images for tensor in image.values())
+
+    def without_media(self) -> Piece:
+        """Return the piece without its inputs."""
+        return replace(self, inputs=[])
 
 
 class Cutter:

@@ -12,10 +12,9 @@ from retrievers.clip.loading import PROCESSORS
 from retrievers.clip.texts import TOKENIZER_CONFIG
 from retrievers.clip.tiny import write_texts
 from retrievers.clip.towers import Towers
+from retrievers.device import Place
 from retrievers.qwen.adapter import merged
-from retrievers.qwen.checkpoint import Place
-from retrievers.qwen.source import CONFIG, WEIGHTS, Source
-from retrievers.qwen.tokens import TOKENIZER
+from retrievers.source import CONFIG, TOKENIZER, WEIGHTS, Source
 
 
 def save(towers: Towers, folder: Path, source: Source | None, family: Family, place: Place) -> None:

@@ -11,8 +11,7 @@ from tokenizers import Tokenizer, normalizers
 
 from harness.errors import PluginError
 from retrievers.clip.forms import Form
-from retrievers.qwen.source import Source
-from retrievers.qwen.tokens import TOKENIZER
+from retrievers.source import TOKENIZER, Source
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 

@@ -16,7 +16,7 @@ from retrievers.clip.forms import FORMS
 from retrievers.clip.texts import TOKENIZER_CONFIG, Marks, TextReader
 from retrievers.clip.towers import Towers
 from retrievers.qwen.tiny import FOLDER
-from retrievers.qwen.tokens import TOKENIZER
+from retrievers.source import TOKENIZER
 
 #: Pixels a side. The sample's videos are no larger.
 _SIDE = 64

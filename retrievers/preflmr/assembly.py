@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from harness.errors import PluginError
-from retrievers.clip.loading import place_of
+from retrievers.device import place_of
 from retrievers.preflmr.engine import Engine
 from retrievers.preflmr.images import image_processor
 from retrievers.preflmr.loading import load
@@ -15,8 +15,8 @@ from retrievers.preflmr.questions import Questions
 from retrievers.preflmr.settings import PreFLMRSettings
 from retrievers.preflmr.tiny import FOLDER, tiny_model
 from retrievers.preflmr.wordpieces import DOCUMENTS, QUERIES, Side, WordPieces
-from retrievers.qwen.shipped import read
-from retrievers.qwen.source import Source
+from retrievers.shipped import read
+from retrievers.source import Source
 
 
 def assemble(

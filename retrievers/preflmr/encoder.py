@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,13 +14,12 @@ from harness.media import MediaLoader
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
-from retrievers.media_encoder import TINY, TowerEncoder
+from retrievers.media_encoder import check_installed
 from retrievers.model_settings import READS
 from retrievers.preflmr.asking import Asking
 from retrievers.preflmr.settings import PreFLMRSettings
-from retrievers.qwen.ahead import Ahead
-from retrievers.qwen.encoder import check_installed
-from retrievers.qwen.kept import Kept
+from retrievers.shipped import TINY
+from retrievers.tower_encoder import TowerEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -28,18 +27,13 @@ if TYPE_CHECKING:
     from harness.training.plan import Blueprint
     from retrievers.preflmr.engine import Engine
     from retrievers.preflmr.pieces import Piece
-    from retrievers.qwen.source import Source
+    from retrievers.source import Source
 
-#: Version of what sequences and vectors are: raise it when the same input would give others.
-VERSION = 1
-
-#: Documents that are prepared ahead of the model: 10 frames of 224 x 224 pixels take 6 MB.
-_AHEAD = 8
 #: Batches that go to the model together; the documents after them are decoded meanwhile.
 _TOGETHER = 4
 
 
-class PreFLMR(TowerEncoder):
+class PreFLMR(TowerEncoder["Piece"]):
     """PreFLMR and FLMR: a question with its picture against passages, by late interaction.
 
     A query's vectors are those of its text without the instruction, of its picture, and of each
@@ -68,27 +62,7 @@ class PreFLMR(TowerEncoder):
 
     def __init__(self, name: str, weights: str | None, settings: PreFLMRSettings) -> None:
         super().__init__(name, weights, settings)
-        self._kept: Kept[list[Piece]] = Kept(_bytes)
         self._asking = Asking(settings, self._pictures, self.query_losses)
-
-    def expect(self, documents: Sequence[Document]) -> None:
-        """Let the workers begin on the documents after the next batch when they are free."""
-        self._loader.expect(self._kept.missing(self._restricted(documents)))
-
-    def identity(self) -> dict[str, Any]:
-        """Return the files' hashes or commits, the precision, and what the media reader does."""
-        check_installed(self.name)
-        from retrievers.clip.loading import place_of
-        from retrievers.preflmr.loading import preparation
-
-        source = self._source
-        return {
-            "preflmr": VERSION,
-            "files": self._files_identity(),
-            "preparation": None if source is None else preparation(source),
-            "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
-            "media": self._loader.identity(),
-        }
 
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return the vectors of queries that count: of their images, then of their texts."""
@@ -103,24 +77,6 @@ class PreFLMR(TowerEncoder):
                 for vectors, kinds in rows
             ]
         )
-
-    def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
-        """Return the documents' vectors, and where in its source each comes from.
-
-        Media are decoded and prepared ahead of the model.
-        """
-        engine = self.engine
-        made: list[list[Piece]] = []
-        vectors: list[torch.Tensor] = []
-        waiting: list[Piece] = []
-        for pieces in Ahead(self._made([*self._restricted(batch)]), depth=_AHEAD):
-            made.append(pieces)
-            waiting.extend(pieces)
-            if len(waiting) >= _TOGETHER * engine.batches.most:
-                vectors.extend(self._encoded(waiting))
-                waiting = []
-        vectors.extend(self._encoded(waiting))
-        return _packed(made, vectors)
 
     def query_tokens(self, query: Query) -> Sequence[str]:
         """Return word pieces, ``[image 3/32]`` and ``[patch 2,5]``, as `encode_queries` has them.
@@ -155,18 +111,14 @@ class PreFLMR(TowerEncoder):
         return padded(self.engine.query_rows(self._asking.asked(batch, self.engine)))
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode with gradients (see `harness.encoder.Trainable`).
-
-        What documents are made into is kept, so that a later epoch decodes nothing again.
-        """
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
         from retrievers.preflmr.engine import padded
 
-        pieces = self._kept.of([*self._restricted(batch)], self._made)
-        return padded(self.engine.document_rows(pieces))
+        return padded(self.engine.document_rows(self._cut(batch)))
 
     def save(self, folder: Path) -> None:
         """Write a whole checkpoint, LoRA merged in (see `harness.encoder.Trainable`)."""
-        from retrievers.clip.loading import place_of
+        from retrievers.device import place_of
         from retrievers.preflmr.saving import save
 
         save(self.engine.model, folder, self._source, place_of(self.settings).dtype)
@@ -179,13 +131,8 @@ class PreFLMR(TowerEncoder):
 
         return assemble(self._source, self.settings, self._shipped, self.losses)
 
-    def close(self) -> None:
-        """End the processes that decode media; they are started again when needed."""
-        super().close()
-        self._kept.clear()
-
     @property
-    def shipped_as(self) -> str:
+    def kind(self) -> str:
         """The retriever's name."""
         return "preflmr"
 
@@ -212,39 +159,13 @@ class PreFLMR(TowerEncoder):
             losses=self.losses,
         )
 
-    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
-        """Yield the documents with what is read of them."""
-        return (document.only(self._reads) for document in documents)
+    def _preparation(self, source: Source) -> Mapping[str, Any]:
+        from retrievers.preflmr.loading import preparation
+
+        return preparation(source)
 
     def _made(self, batch: Sequence[Document]) -> Iterator[list[Piece]]:
-        """Yield the pieces of documents that hold only what is read, decoded ahead."""
         return map(self.engine.cutter.document, self._loader.load(batch))
 
-    def _encoded(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
-        with self._computing():
-            return self.engine.encode(pieces)
-
-
-def _packed(items: Sequence[Sequence[Piece]], vectors: Sequence[torch.Tensor]) -> TokenEmbeddings:
-    """Join the vectors of each item's pieces, which follow one another."""
-    parts, rest = [], iter(vectors)
-    for pieces in items:
-        found = [next(rest).numpy() for _ in pieces]
-        if not found:
-            parts.append(TokenEmbeddings.of([{}]))
-            continue
-        numbers = np.repeat([int(piece.modality) for piece in pieces], [len(v) for v in found])
-        parts.append(
-            TokenEmbeddings.from_padded(
-                np.concatenate(found)[None],
-                np.ones((1, len(numbers)), np.int64),
-                numbers[None],
-                spans=np.concatenate([piece.spans for piece in pieces])[None],
-            )
-        )
-    return TokenEmbeddings.concatenate(parts)
-
-
-def _bytes(pieces: Sequence[Piece]) -> int:
-    """Return what the pieces of a document take in memory."""
-    return sum(piece.nbytes for piece in pieces)
+    def _enough(self, waiting: Sequence[Piece]) -> bool:
+        return len(waiting) >= _TOGETHER * self.engine.batches.most

@@ -8,7 +8,7 @@ from transformers import CLIPImageProcessorPil
 
 from harness.errors import PluginError
 from harness.quiet import quiet
-from retrievers.qwen.source import Source
+from retrievers.source import Source
 
 #: Is in no published checkpoint, which use the processor of the tower that they began with.
 PROCESSOR = "preprocessor_config.json"

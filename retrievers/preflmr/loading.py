@@ -12,7 +12,7 @@ from transformers import BertConfig
 from transformers.initialization import no_init_weights
 
 from harness.errors import PluginError
-from retrievers.clip.loading import place_of
+from retrievers.device import Place, place_of
 from retrievers.preflmr.architecture import Architecture
 from retrievers.preflmr.images import PROCESSOR
 from retrievers.preflmr.model import PreFLMRModel
@@ -24,8 +24,7 @@ from retrievers.preflmr.wordpieces import (
     TOKENIZER_CONFIG,
     VOCABULARY,
 )
-from retrievers.qwen.checkpoint import Place
-from retrievers.qwen.source import CONFIG, Source, find, sha256
+from retrievers.source import CONFIG, Source, find, sha256
 from retrievers.tensors import fitting
 
 #: Hub id of the default weights.
@@ -45,7 +44,7 @@ def find_weights(weights: str | None, settings: PreFLMRSettings) -> Source:
     Raises
     ------
     UsageError, PluginError
-        As `retrievers.qwen.source.find` does.
+        As `retrievers.source.find` does.
     """
     return find(weights or RELEASED, settings.revision, also=[f"*{VOCABULARY}"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ class Passage:
         """Bytes of the arrays."""
         return 8 * len(self.ids) + self.kept.nbytes + self.spans.nbytes
 
+    def without_media(self) -> Passage:
+        """Return the passage, which has none."""
+        return self
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
@@ -73,6 +77,10 @@ class Picture:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return int(self.pixels.nbytes) + self.spans.nbytes
+
+    def without_media(self) -> Picture:
+        """Return the picture without its pixels."""
+        return replace(self, pixels=torch.empty(0))
 
 
 Piece = Passage | Picture

@@ -13,12 +13,12 @@ import torch
 
 from harness.errors import UsageError
 from harness.training.plan import Blueprint
-from retrievers.clip.loading import place_of
+from retrievers.device import place_of
 from retrievers.preflmr.architecture import MODEL_TYPE, Architecture
 from retrievers.preflmr.loading import RELEASED, architecture_of, blank
 from retrievers.preflmr.settings import PreFLMRSettings
 from retrievers.preflmr.tiny import tiny_architecture
-from retrievers.qwen.source import CONFIG, Source
+from retrievers.source import CONFIG, Source
 
 _COMMON: dict[str, Any] = {
     "model_type": MODEL_TYPE,

@@ -12,7 +12,7 @@ from retrievers.preflmr.loading import preparation
 from retrievers.preflmr.model import PreFLMRModel
 from retrievers.preflmr.tiny import write_rest
 from retrievers.qwen.adapter import merged
-from retrievers.qwen.source import CONFIG, WEIGHTS, Source
+from retrievers.source import CONFIG, WEIGHTS, Source
 
 
 def save(model: PreFLMRModel, folder: Path, source: Source | None, dtype: torch.dtype) -> None:

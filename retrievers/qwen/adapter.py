@@ -18,12 +18,13 @@ from harness.errors import PluginError
 from harness.training.lora import lora_layers
 from retrievers.qwen.backbone import LateInteraction
 from retrievers.qwen.form import Family
-from retrievers.qwen.names import PROJECTION, form_called, form_of, here, listed
-from retrievers.qwen.source import (
+from retrievers.qwen.names import PROJECTION, form_called, form_of, here
+from retrievers.source import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     Source,
     headers,
+    listed,
     metadata,
     opened,
 )

@@ -13,9 +13,9 @@ from retrievers.qwen.form import Family
 from retrievers.qwen.names import PROJECTION
 from retrievers.qwen.saving import save_checkpoint
 from retrievers.qwen.settings import QwenSettings
-from retrievers.qwen.shipped import read
-from retrievers.qwen.source import Source
 from retrievers.qwen.tiny import tiny_model
+from retrievers.shipped import read
+from retrievers.source import Source
 
 
 def load_built_in(

@@ -9,10 +9,8 @@ first values are looked up in the model.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,11 +18,12 @@ from transformers import AutoConfig, BitsAndBytesConfig, ColQwen2ForRetrieval
 
 from harness.errors import PluginError, UsageError
 from harness.quiet import quiet
+from retrievers.device import Place
 from retrievers.qwen.backbone import CLASSES, DIM, LateInteraction
 from retrievers.qwen.form import Family, Form
-from retrievers.qwen.names import PROJECTION, here, listed
+from retrievers.qwen.names import PROJECTION, here
 from retrievers.qwen.settings import QwenSettings
-from retrievers.qwen.source import CONFIG, Source, headers, opened
+from retrievers.source import CONFIG, Source, headers, listed, opened
 
 #: ``model_type`` of transformers' own ColQwen2, a backbone of any form with a projection.
 _COLQWEN2 = "colqwen2"
@@ -33,57 +32,6 @@ _COLQWEN2_NAMES = {r"^vlm\.model\.(layers|embed_tokens|norm)\.": r"vlm.language_
 
 #: Values of each tensor that are looked up after loading.
 _PROBED = 16
-
-
-class Placed(Protocol):
-    """Settings that say where a model goes."""
-
-    @property
-    def device(self) -> str:
-        """``auto``, ``cpu``, ``cuda:1``, ``spread``."""
-
-    @property
-    def dtype(self) -> str:
-        """``auto``, or a type of torch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a model is loaded to, and in which precision."""
-
-    device: str
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, settings: Placed) -> Place:
-        """Return the place that the settings ask for.
-
-        Raises
-        ------
-        UsageError
-            If there is no such device.
-        """
-        device = settings.device
-        gpus = torch.cuda.device_count()
-        if device == "auto":
-            # Of several processes on a machine (accelerate launch) each has a GPU of its own.
-            rank = int(os.environ.get("LOCAL_RANK", "0"))
-            device = f"cuda:{rank % gpus}" if gpus else "cpu"
-        if device == "spread" and not gpus:
-            raise UsageError("device = 'spread' needs GPUs and there are none: set device = cpu.")
-        if device != "spread":
-            try:
-                # Allocating is the only check that covers all kinds of devices.
-                torch.empty(1, device=device)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UsageError(
-                    f"device = {device!r} cannot be used ({reason}): choose auto, cpu or one of "
-                    f"the {gpus} GPUs here."
-                ) from None
-        if settings.dtype != "auto":
-            return cls(device, getattr(torch, settings.dtype))
-        return cls(device, torch.float32 if device == "cpu" else torch.bfloat16)
 
 
 def form_at(source: Source, family: Family) -> tuple[Form, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,15 +13,13 @@ from harness.late_interaction import TokenEmbeddings
 from harness.media import AudioSampling, MediaLoader
 from harness.retriever import QueryKind
 from harness.types import Document, Modality, Query
-from retrievers.media_encoder import MediaEncoder
-from retrievers.qwen.ahead import Ahead
+from retrievers.media_encoder import CuttingEncoder, check_installed
 from retrievers.qwen.form import Family, Form
-from retrievers.qwen.kept import Kept
 from retrievers.qwen.packing import packed
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.settings import QwenSettings
-from retrievers.qwen.shipped import card_of, place
-from retrievers.qwen.source import sha256
+from retrievers.shipped import card_of, place
+from retrievers.source import sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +40,7 @@ RATE = 16_000
 _TOGETHER = 4
 
 
-class QwenEncoder(MediaEncoder):
+class QwenEncoder(CuttingEncoder[Tokens]):
     """Late interaction over the tokens of a Qwen backbone.
 
     A retriever says what its `family` is and makes its prompts.
@@ -58,7 +55,6 @@ class QwenEncoder(MediaEncoder):
 
     def __init__(self, name: str, weights: str | None, settings: QwenSettings) -> None:
         super().__init__(name, weights, settings)
-        self._kept: Kept[list[Tokens]] = Kept(_bytes)
         built_in = weights in self.family.built_in
         self.untrained = built_in and self._shipped is None
         self.trained_in = card_of(self._shipped)
@@ -82,14 +78,10 @@ class QwenEncoder(MediaEncoder):
         """Return what is read with a form's weights."""
         return form.modalities
 
-    def expect(self, documents: Sequence[Document]) -> None:
-        """Let the workers begin on the documents after the next batch when they are free."""
-        self._loader.expect(self._kept.missing(self._restricted(documents)))
-
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and what the media reader does."""
         check_installed(self.name)
-        from retrievers.qwen.checkpoint import Place
+        from retrievers.device import Place
 
         return {
             self.family.name: self.family.version,
@@ -102,28 +94,7 @@ class QwenEncoder(MediaEncoder):
         """Return a vector for each token of a query, its augmentation included; pooled: one."""
         asked = self._asked(batch)
         vectors = self._encoded([tokens for item in asked for tokens in item])
-        return packed(asked, vectors, pooled=self.pooled)
-
-    def encode_documents(self, batch: Sequence[Document]) -> TokenEmbeddings:
-        """Return the vectors of the documents' tokens, and where in its source each comes from.
-
-        Media are decoded ahead of the model.
-        """
-        engine = self.engine
-        made: list[list[Tokens]] = []
-        vectors: list[NDArray[np.float32]] = []
-        waiting: list[Tokens] = []
-        ahead = (engine.prompt.document(content) for content in self._contents(batch))
-        for sequences in Ahead(ahead, depth=len(batch)):
-            made.append([tokens.without_media() for tokens in sequences])
-            waiting.extend(sequences)
-            # Several budgets together, so that like lengths meet; not all documents, so that the
-            # rest is decoded while the model works.
-            if sum(map(len, waiting)) >= _TOGETHER * engine.budget:
-                vectors.extend(self._encoded(waiting))
-                waiting = []
-        vectors.extend(self._encoded(waiting))
-        return packed(made, vectors, pooled=self.pooled)
+        return self._packed(asked, vectors)
 
     def query_tokens(self, query: Query) -> Sequence[str] | None:
         """Return the text of each token of a query; None for a pooled vector.
@@ -157,11 +128,8 @@ class QwenEncoder(MediaEncoder):
         return self.engine.padded(self._asked(batch))
 
     def forward_documents(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode with gradients (see `harness.encoder.Trainable`).
-
-        What documents are made into is kept, so that a later epoch decodes nothing again.
-        """
-        return self.engine.padded(self._kept.of([*self._restricted(batch)], self._made))
+        """Encode with gradients (see `harness.encoder.Trainable`)."""
+        return self.engine.padded(self._cut(batch))
 
     def save(self, folder: Path) -> None:
         """Write an adapter where only LoRA layers were trained, else a whole checkpoint.
@@ -169,7 +137,7 @@ class QwenEncoder(MediaEncoder):
         Of built-in weights, which no adapter can name as its base, always a whole checkpoint. A
         pooled model leaves its projection out, which nothing trains.
         """
-        from retrievers.qwen.checkpoint import Place
+        from retrievers.device import Place
         from retrievers.qwen.saving import save
 
         engine = self.engine
@@ -183,7 +151,7 @@ class QwenEncoder(MediaEncoder):
         )
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the model as `retrievers.qwen.shipped.write_builtin` takes them."""
+        """Return the tensors of the model as `retrievers.shipped.write_builtin` takes them."""
         from retrievers.qwen.adapter import merged
         from retrievers.qwen.names import PROJECTION
 
@@ -211,11 +179,6 @@ class QwenEncoder(MediaEncoder):
         self._check_modalities(self.readable(model.form))
         prompt = self.make_prompt(model, Vocabulary(folder))
         return Engine(model, prompt, settings.batch_tokens, pooled=self.pooled)
-
-    def close(self) -> None:
-        """End the processes that decode media; they are started again when needed."""
-        super().close()
-        self._kept.clear()
 
     def _is_trained(self) -> bool:
         """Return whether all that makes a vector was trained; a bare backbone's projection not."""
@@ -270,11 +233,10 @@ class QwenEncoder(MediaEncoder):
             losses=self.losses,
         )
 
-    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
-        """Yield the documents with what the model reads of them."""
+    @property
+    def _reads(self) -> frozenset[Modality]:
         asked = self.settings.encode_modalities
-        reads = frozenset(self.readable(self.engine.form) if asked is None else asked)
-        return (document.only(reads) for document in documents)
+        return frozenset(self.readable(self.engine.form) if asked is None else asked)
 
     def _asked(self, batch: Sequence[Query]) -> list[list[Tokens]]:
         """Return the sequence of each query; none for one that was an image alone, and damaged.
@@ -290,39 +252,17 @@ class QwenEncoder(MediaEncoder):
             made.append([] if lost else [self.engine.prompt.query(text, picture)])
         return made
 
+    def _made(self, batch: Sequence[Document]) -> Iterator[list[Tokens]]:
+        return map(self.engine.prompt.document, self._contents(batch))
+
     def _contents(self, batch: Sequence[Document]) -> Iterator[Content]:
         """Yield the documents' content, decoded ahead."""
-        return map(Content.of, self._loader.load(self._restricted(batch)))
+        return map(Content.of, self._loader.load(batch))
 
-    def _made(self, batch: Sequence[Document]) -> Iterator[list[Tokens]]:
-        """Yield the sequences of documents that hold only what the model reads."""
-        return map(self.engine.prompt.document, map(Content.of, self._loader.load(batch)))
+    def _enough(self, waiting: Sequence[Tokens]) -> bool:
+        return sum(map(len, waiting)) >= _TOGETHER * self.engine.budget
 
-    def _encoded(self, sequences: Sequence[Tokens]) -> list[NDArray[np.float32]]:
-        with self._computing():
-            return self.engine.encode(sequences)
-
-
-def check_installed(name: str) -> None:
-    """Check that the libraries of the extra are there, and new enough.
-
-    Raises
-    ------
-    UsageError
-        Saying what to install.
-    """
-    missing = [name for name in ("torch", "peft", "tokenizers") if find_spec(name) is None]
-    try:
-        # The class that is Omni without a voice came with 5.22.
-        from transformers import Qwen2_5OmniThinkerModel  # noqa: F401
-    except ImportError:
-        missing.append("transformers 5.22 or later")
-    if missing:
-        raise UsageError(
-            f"{name} needs {', '.join(missing)}: pip install --upgrade 'clamr-bench[models]'."
-        )
-
-
-def _bytes(sequences: Sequence[Tokens]) -> int:
-    """Return what the sequences of a document take in memory."""
-    return sum(tokens.nbytes for tokens in sequences)
+    def _packed(
+        self, items: Sequence[Sequence[Tokens]], vectors: Sequence[NDArray[np.float32]]
+    ) -> TokenEmbeddings:
+        return packed(items, vectors, pooled=self.pooled)

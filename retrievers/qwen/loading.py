@@ -16,7 +16,7 @@ from retrievers.qwen.checkpoint import load_checkpoint
 from retrievers.qwen.form import Family
 from retrievers.qwen.names import PROJECTION, here
 from retrievers.qwen.settings import QwenSettings
-from retrievers.qwen.source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source, find, headers
+from retrievers.source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source, find, headers
 
 #: Seed under which CLaMR's training draws the projection's base weights.
 SEED = 42

@@ -62,10 +62,3 @@ def form_called(name: str) -> Form | None:
     said = name.rpartition("/")[2].lower().replace("_", ".")
     marks = (("omni", OMNI), ("qwen2.5", VL), ("qwen2", VL2))
     return next((form for mark, form in marks if mark in said), None)
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """Return the names for a message: the first few, and how many more there are."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + more

@@ -19,13 +19,14 @@ from harness.errors import UsageError
 from harness.quiet import quiet
 from harness.training.plan import Blueprint, Decoder
 from harness.types import Modality
+from retrievers.device import Place
 from retrievers.qwen.adapter import lora_targets
 from retrievers.qwen.backbone import DIM, LateInteraction
-from retrievers.qwen.checkpoint import Place, blank, form_at
+from retrievers.qwen.checkpoint import blank, form_at
 from retrievers.qwen.form import OMNI, VL, Family, Form
 from retrievers.qwen.settings import QwenSettings
-from retrievers.qwen.source import ADAPTER_CONFIG, Source
 from retrievers.qwen.tiny import TINY, tiny_config
+from retrievers.source import ADAPTER_CONFIG, Source
 
 _TEXT = {
     "vocab_size": 151936,

@@ -14,8 +14,7 @@ from retrievers.qwen.adapter import adapter_config, merged, save_adapter
 from retrievers.qwen.backbone import LateInteraction
 from retrievers.qwen.loading import Weights
 from retrievers.qwen.names import PROJECTION
-from retrievers.qwen.source import CONFIG, WEIGHTS, Source
-from retrievers.qwen.tokens import TOKENIZER
+from retrievers.source import CONFIG, TOKENIZER, WEIGHTS, Source
 
 #: What other programs read beside the tokeniser's file.
 _TOKENIZER_CONFIG = "tokenizer_config.json"

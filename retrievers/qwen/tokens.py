@@ -7,8 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from harness.errors import PluginError
-
-TOKENIZER = "tokenizer.json"
+from retrievers.source import TOKENIZER
 
 
 class Vocabulary:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from retrievers.st.reader import Reader
     from retrievers.st.source import ModelSource
 
-#: Built-in weights.
-TINY = "tiny"
-
 log = logging.getLogger("clamr_bench.sentence_transformers")
 
 

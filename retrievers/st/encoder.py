@@ -18,7 +18,8 @@ from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
 from retrievers.media_encoder import MediaEncoder
 from retrievers.model_settings import READS
-from retrievers.st.checks import TINY, check_installed, check_modalities, find_named
+from retrievers.shipped import TINY
+from retrievers.st.checks import check_installed, check_modalities, find_named
 from retrievers.st.settings import FrameSettings, Kind, SentenceSettings
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class FrameEncoder(MediaEncoder):
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and how media are read."""
         check_installed(self.name)
-        from retrievers.st.loading import image_backend, place_of
+        from retrievers.device import place_of
+        from retrievers.st.loading import image_backend
 
         return {
             "sentence_transformers": VERSION,
@@ -253,7 +255,8 @@ class SentenceTransformers(FrameEncoder):
     @cached_property
     def _reader(self) -> Reader:
         check_installed(self.name)
-        from retrievers.st.loading import load, place_of
+        from retrievers.device import place_of
+        from retrievers.st.loading import load
         from retrievers.st.reader import Reader
         from retrievers.st.tiny import tiny_dense
 

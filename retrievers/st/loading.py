@@ -13,9 +13,9 @@ import sentence_transformers
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from harness.errors import PluginError, UsageError
-from retrievers.qwen.checkpoint import Place
-from retrievers.qwen.names import listed
+from harness.errors import PluginError
+from retrievers.device import place_of
+from retrievers.source import listed
 from retrievers.st.folder import CLASSES, check, remote_code_error, weights_error
 from retrievers.st.settings import Kind, LibrarySettings
 from retrievers.st.source import ModelSource
@@ -27,20 +27,6 @@ _AT_RANDOM = re.compile(r"^(\S.*?)\s*\|\s*(?:MISSING|MISMATCH)\b", re.MULTILINE)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: BERT's pooler: no part of a model that pools token embeddings by itself, and often not saved.
 _POOLER = re.compile(r"(^|\.)pooler\.")
-
-
-def place_of(settings: LibrarySettings) -> Place:
-    """Return where a model goes, and in which precision.
-
-    Raises
-    ------
-    UsageError
-        If there is no such device.
-    """
-    if settings.device == "spread":
-        raise UsageError("device = 'spread': these models go on one device; give auto or cuda:N.")
-    # It reads `device` and `dtype`, which these settings have too.
-    return Place.of(settings)
 
 
 def load(source: ModelSource, kind: Kind, settings: LibrarySettings) -> Any:

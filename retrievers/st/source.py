@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import PluginError
 from harness.hub import snapshot
-from retrievers.qwen.source import ADAPTER_CONFIG, Source, find
+from retrievers.source import ADAPTER_CONFIG, Source, find
 
 #: The organisation that the library looks in for a name without an owner.
 ORGANISATION = "sentence-transformers"

@@ -17,7 +17,8 @@ from harness.plugin import About
 from harness.retriever import Capabilities, QueryKind, Retriever
 from harness.types import TEXT_MODALITIES, Document, Query, Ranking
 from harness.workspace import Workspace
-from retrievers.st.checks import TINY, check_installed, find_named
+from retrievers.shipped import TINY
+from retrievers.st.checks import check_installed, find_named
 from retrievers.st.encoder import VERSION
 from retrievers.st.settings import SparseSettings
 
@@ -71,7 +72,7 @@ class SparseTransformers(Retriever):
     def identity(self) -> dict[str, Any]:
         """Return the retriever's identity, the files' hashes or commit, and the precision."""
         check_installed(self.name)
-        from retrievers.st.loading import place_of
+        from retrievers.device import place_of
 
         source = self._source
         return {
@@ -142,7 +143,8 @@ class SparseTransformers(Retriever):
     @cached_property
     def _model(self) -> SparseModel:
         check_installed(self.name)
-        from retrievers.st.loading import load, place_of
+        from retrievers.device import place_of
+        from retrievers.st.loading import load
         from retrievers.st.tiny import tiny_sparse
 
         begun = time.perf_counter()

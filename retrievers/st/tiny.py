@@ -29,7 +29,7 @@ from transformers import (
 
 from harness.quiet import quiet
 from retrievers.qwen.tiny import FOLDER
-from retrievers.qwen.tokens import TOKENIZER
+from retrievers.source import TOKENIZER
 
 T = TypeVar("T", bound=nn.Module)
 

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 from harness.dataset import SCHEMA_VERSION, DatasetStore
 from harness.dataset.task import StoredTask
 from harness.errors import DataError, NotPreparedError, StorageError
+from harness.files import exclusive, lock_file, storage_error, writable_folder
 from harness.progress import Progress
 from harness.task import Split
-from harness.workspace import digest, exclusive, lock_file, storage_error, writable_folder
+from harness.workspace import digest
 
 
 class GeneratedTask(StoredTask):

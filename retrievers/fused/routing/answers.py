@@ -7,8 +7,9 @@ import logging
 import os
 from collections.abc import Sequence
 
+from harness.files import storage_error
 from harness.types import Modality
-from harness.workspace import Workspace, storage_error
+from harness.workspace import Workspace
 
 log = logging.getLogger("clamr_bench.routing")
 

@@ -14,7 +14,7 @@ from transformers import BertModel
 from retrievers.preflmr.architecture import MODEL_TYPE, Architecture
 from retrievers.preflmr.model import PreFLMRModel
 from retrievers.preflmr.wordpieces import DOCUMENTS, QUERIES, TOKENIZER_CONFIG, VOCABULARY
-from retrievers.qwen.source import CONFIG
+from retrievers.source import CONFIG
 
 #: Holds the tokeniser, which is the same for queries and documents.
 FOLDER = Path(__file__).parent

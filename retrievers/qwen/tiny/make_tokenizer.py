@@ -19,7 +19,7 @@ from harness.registry import make_task
 from harness.types import Modality
 from retrievers.clamr.prompt import PREFIXES
 from retrievers.qwen.form import FORMS
-from retrievers.qwen.tokens import TOKENIZER
+from retrievers.source import TOKENIZER
 
 #: Entries, the 256 bytes and the marks included: 1.3 tokens a word of the sample.
 SIZE = 3074

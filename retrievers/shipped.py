@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import PluginError
 from harness.workspace import TRAINING_NAME
-from retrievers.qwen.names import listed
-from retrievers.qwen.source import headers, opened
+from retrievers.source import headers, listed, opened
 
 if TYPE_CHECKING:
     import torch
 
+#: What most built-in models are called.
+TINY = "tiny"
+
 #: Holds the families' packages.
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parent
 
 
 class _Built(Protocol):
