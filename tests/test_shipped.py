@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.registry import make_retriever
 from harness.results import ResultsStore
 from harness.results.schema import Result
+from harness.training import recipes
+from harness.training.recipe import Recipe
 from retrievers.shipped import ROOT
 from tests.conftest import Command
 
@@ -55,6 +59,17 @@ def test_what_ships_says_how_it_was_trained() -> None:
         assert drawn.untrained
         assert drawn.training is None
         assert drawn.fingerprint != retriever.fingerprint
+
+
+def test_what_ships_was_trained_by_the_recipes_that_ship() -> None:
+    for file in sorted(ROOT.glob("*/weights/*.safetensors")):
+        card = json.loads((file.with_suffix("") / "training.json").read_text())
+        used = yaml.safe_load((file.with_suffix("") / "recipe.yaml").read_text())
+        address = file.stem.replace("-tiny", "/tiny")
+        recipe = "cpu-tiny-preflmr" if address == "preflmr/tiny" else "cpu-tiny"
+        assert Recipe.model_validate(used) == recipes.load(recipe), address
+        assert (card["started_from"], card["seed"]) == (address, 0)
+        assert card["steps"] == sum(phase["steps"] for phase in used["phases"])
 
 
 def test_every_modality_answers(bench: Command, tmp_path: Path, small: tuple[str, ...]) -> None:
