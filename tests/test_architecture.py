@@ -27,6 +27,7 @@ LAYERS = (
         "settings",
         "plugin",
         "progress",
+        "files",
         "workspace",
         "coverage",
         "workers",
