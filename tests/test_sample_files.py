@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,7 +30,7 @@ from tasks.sample import encode, generate, render
 from tasks.sample.facts import HELD_OUT, Scene, Thing
 from tasks.sample.task import MultiVENTSample
 from tasks.sample.videos import TEXTS
-from tasks.sample.vocabulary import LANGUAGES, wordings
+from tasks.sample.vocabulary import LANGUAGES, SHAPES, wordings
 
 SMALL = {"test_videos": 12, "train_videos": 24, "audio_queries": True}
 TINY = {"test_videos": 2, "train_videos": 2}
@@ -144,10 +145,20 @@ def _inside(word: str, text: str) -> bool:
     return word[0] > "ᄀ" and word in text
 
 
-def test_the_same_settings_give_the_same_fingerprints(
+def files_of(store: DatasetStore) -> dict[str, bytes]:
+    (root,) = store.media_roots
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_same_settings_give_the_same_bytes_and_fingerprints(
     prepared: DatasetStore, tmp_path: Path
 ) -> None:
     again = DatasetStore(task_of(SMALL).prepare([], tmp_path / "again", Progress()))
+    assert files_of(again) == files_of(prepared)
     other = DatasetStore(task_of({**TINY, "seed": 1}).prepare([], tmp_path / "o", Progress()))
     for split in ("test", "train"):
         assert again.manifest.fingerprint(split) == prepared.manifest.fingerprint(split)
@@ -270,6 +281,31 @@ def test_sizes_do_not_depend_on_the_encoder(everything: dict[str, list[Document]
                 content = read_bytes(files[0])
                 assert len(content) == encode.BLOCK
                 assert len(content.rstrip(b"\0")) < 0.75 * encode.BLOCK
+
+
+def test_a_video_is_the_same_bytes_at_every_attempt_on_every_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Left to itself x264 makes several files of these frames, with AVX-512 at least."""
+    sound = encode._m4a(np.zeros(render.SAMPLE_RATE, np.float32))
+    shown = [
+        render.render_frames(
+            Scene((Thing("orange", shape, "right"), Thing("cyan", "disc", "left")), "olive"),
+            ["one line", "and another"],
+            Random(seed),
+        )
+        for seed, shape in enumerate(SHAPES)
+    ]
+
+    def made() -> list[bytes]:
+        return [encode._mp4(frames, sound) for frames in shown]
+
+    with ThreadPoolExecutor(2) as threads:
+        first, *others = threads.map(lambda _: made(), range(20))
+    assert all(other == first for other in others)
+    plain = encode._H264["x264-params"] + ":asm=0"
+    monkeypatch.setitem(encode._H264, "x264-params", plain)
+    assert made() == first
 
 
 # --- generated when it is needed ------------------------------------------------------------------
