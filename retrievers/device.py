@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from harness.device import check_device
 from harness.errors import UsageError
 
 
@@ -30,6 +31,11 @@ class Place:
     device: str
     dtype: torch.dtype
 
+    @property
+    def precision(self) -> str:
+        """The precision's name, as in ``bfloat16``."""
+        return str(self.dtype).removeprefix("torch.")
+
     @classmethod
     def of(cls, settings: Placed) -> Place:
         """Return the place that the settings ask for.
@@ -48,15 +54,7 @@ class Place:
         if device == "spread" and not gpus:
             raise UsageError("device = 'spread' needs GPUs and there are none: set device = cpu.")
         if device != "spread":
-            try:
-                # Allocating is the only check that covers all kinds of devices.
-                torch.empty(1, device=device)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UsageError(
-                    f"device = {device!r} cannot be used ({reason}): choose auto, cpu or one of "
-                    f"the {gpus} GPUs here."
-                ) from None
+            check_device(device, f"device = {device!r}")
         if settings.dtype != "auto":
             return cls(device, getattr(torch, settings.dtype))
         return cls(device, torch.float32 if device == "cpu" else torch.bfloat16)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from harness.encoder import Encoder, EncoderSettings
@@ -22,6 +23,11 @@ from harness.types import Document, Modality
 from retrievers.ahead import Ahead
 from retrievers.kept import Kept
 from retrievers.pictures import Pictures
+from retrievers.shipped import BuiltIn, card_of
+
+#: The model's batches that are encoded together: several, so that like lengths meet; not all
+#: documents, so that the rest is decoded while the model works.
+_TOGETHER = 4
 
 
 class MediaEncoder(Encoder):
@@ -35,6 +41,16 @@ class MediaEncoder(Encoder):
     @abstractmethod
     def _loader(self) -> MediaLoader:
         """What decodes the media of documents."""
+
+    @property
+    @abstractmethod
+    def _reads(self) -> frozenset[Modality]:
+        """The modalities of documents that are read."""
+
+    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
+        """Yield the documents with what is read of them."""
+        reads = self._reads
+        return (document.only(reads) for document in documents)
 
     @cached_property
     def _pictures(self) -> Pictures:
@@ -63,6 +79,14 @@ class MediaEncoder(Encoder):
         self._computed += time.perf_counter() - begun
 
 
+class _Seeded(Protocol):
+    """Settings of built-in weights."""
+
+    @property
+    def initial_seed(self) -> int | None:
+        """What to draw them from; None for those that ship."""
+
+
 class Part(Protocol):
     """A piece of a document or query."""
 
@@ -78,14 +102,21 @@ P = TypeVar("P", bound=Part)
 
 
 class CuttingEncoder(MediaEncoder, Generic[P]):
-    """An encoder whose documents are cut into pieces ahead of the model."""
+    """An encoder whose documents are cut into pieces ahead of the model, with weights built in.
 
+    Its settings have an ``initial_seed``.
+    """
+
+    built_in: ClassVar[BuiltIn]
     #: Documents that are cut before the model asks for them; None: all that are taken together.
     ahead: ClassVar[int | None] = None
 
     def __init__(self, name: str, weights: str | None, settings: EncoderSettings) -> None:
         super().__init__(name, weights, settings)
         self._kept: Kept[list[P]] = Kept(lambda pieces: sum(piece.nbytes for piece in pieces))
+        self.built_in.check(weights, cast("_Seeded", settings).initial_seed)
+        self.untrained = weights in self.built_in.names and self._shipped is None
+        self.trained_in = card_of(self._shipped)
 
     @property
     @abstractmethod
@@ -93,21 +124,17 @@ class CuttingEncoder(MediaEncoder, Generic[P]):
         """The model, loaded once, when it is first needed; its `encode` takes pieces."""
 
     @property
-    @abstractmethod
-    def _reads(self) -> frozenset[Modality]:
-        """The modalities of documents that are read."""
+    def _shipped(self) -> Path | None:
+        """The file of trained built-in weights, if it is there and to be used."""
+        return self.built_in.shipped(self.weights, cast("_Seeded", self.settings).initial_seed)
 
     @abstractmethod
     def _made(self, batch: Sequence[Document]) -> Iterator[list[P]]:
         """Yield the pieces of documents that hold only what is read, decoded ahead."""
 
     @abstractmethod
-    def _enough(self, waiting: Sequence[P]) -> bool:
-        """Return whether so many pieces are worth a call of the model.
-
-        Several of its batches, so that like lengths meet; not all documents, so that the rest is
-        decoded while the model works.
-        """
+    def _batches(self, pieces: Sequence[P]) -> float:
+        """Return how many of the model's batches the pieces fill."""
 
     @abstractmethod
     def _packed(self, items: Sequence[Sequence[P]], vectors: Sequence[Any]) -> TokenEmbeddings:
@@ -129,7 +156,7 @@ class CuttingEncoder(MediaEncoder, Generic[P]):
         for pieces in Ahead(cut, depth=self.ahead or len(batch)):
             made.append([piece.without_media() for piece in pieces])
             waiting.extend(pieces)
-            if self._enough(waiting):
+            if self._batches(waiting) >= _TOGETHER:
                 vectors.extend(self._encoded(waiting))
                 waiting = []
         vectors.extend(self._encoded(waiting))
@@ -139,11 +166,6 @@ class CuttingEncoder(MediaEncoder, Generic[P]):
         """End the processes that decode media; they are started again when needed."""
         super().close()
         self._kept.clear()
-
-    def _restricted(self, documents: Sequence[Document]) -> Iterator[Document]:
-        """Yield the documents with what is read of them."""
-        reads = self._reads
-        return (document.only(reads) for document in documents)
 
     def _cut(self, batch: Sequence[Document]) -> list[list[P]]:
         """Return the pieces of each document, kept so that a later epoch decodes nothing again."""

@@ -9,12 +9,13 @@ wrote about the training.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.errors import PluginError
+from harness.errors import PluginError, UsageError
 from harness.workspace import TRAINING_NAME
-from retrievers.source import headers, listed, opened
+from retrievers.source import headers, listed, opened, sha256
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,51 @@ def card_of(file: Path | None) -> Path | None:
     """Return the folder beside shipped weights that says how they were trained."""
     folder = None if file is None else file.with_suffix("")
     return folder if folder is not None and (folder / TRAINING_NAME).is_file() else None
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """The weights of a retriever that need no files of the user's.
+
+    Attributes
+    ----------
+    family
+        The package that holds the trained ones.
+    retriever
+        The name that these go by.
+    names
+        What an address calls them.
+    """
+
+    family: str
+    retriever: str
+    names: tuple[str, ...] = (TINY,)
+
+    def check(self, weights: str | None, seed: int | None) -> None:
+        """Check that what is drawn from a seed is built in.
+
+        Raises
+        ------
+        UsageError
+            If it is not.
+        """
+        if seed is not None and weights not in self.names:
+            raise UsageError(
+                f"initial_seed = {seed}: only built-in weights can be drawn anew "
+                f"({', '.join(self.names)}); leave the setting out."
+            )
+
+    def shipped(self, weights: str | None, seed: int | None) -> Path | None:
+        """Return the file of trained weights, if it is there and to be used."""
+        if weights is None or weights not in self.names or seed is not None:
+            return None
+        file = place(self.family, self.retriever, weights)
+        return file if file.is_file() else None
+
+
+def identity_of(weights: str | None, shipped: Path | None) -> Any:
+    """Return what names built-in weights: of trained ones the file's digest, too."""
+    return weights if shipped is None else {str(weights): sha256(shipped)}
 
 
 def write_builtin(encoder: _Built, path: Path) -> None:

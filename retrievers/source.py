@@ -60,16 +60,8 @@ class Source:
         PluginError
             If the file is missing or broken.
         """
-        path = self.folder / name
-        try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise PluginError(
-                f"{self.name}: there is no {name} in {self.folder}: fetch the whole checkpoint."
-            ) from None
-        except ValueError as error:
-            raise PluginError(f"{path} is not JSON ({error}): fetch it again.") from None
-        return found
+        missing = f"{self.name}: there is no {name} in {self.folder}: fetch the whole checkpoint."
+        return read_object(self.folder / name, missing)
 
     def weight_files(self) -> list[Path]:
         """Return the checkpoint's safetensors files.
@@ -91,6 +83,30 @@ class Source:
                 "checkpoint (weights must be safetensors, not .bin)."
             )
         return [self.folder / name for name in names]
+
+
+def read_object(path: Path, missing: str) -> dict[str, Any]:
+    """Return the object of a JSON file of a checkpoint.
+
+    Parameters
+    ----------
+    path
+        The file.
+    missing
+        What to say if it is not there.
+
+    Raises
+    ------
+    PluginError
+        If it is missing or broken.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PluginError(missing) from None
+    except ValueError as error:
+        raise PluginError(f"{path} is not JSON ({error}): fetch it again.") from None
+    return found
 
 
 def find(name: str, revision: str | None = None, *, also: Sequence[str] = ()) -> Source:

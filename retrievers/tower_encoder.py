@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from harness.errors import UsageError
 from harness.late_interaction import TokenEmbeddings
+from harness.media import MediaLoader
 from harness.types import Modality
 from retrievers.media_encoder import CuttingEncoder, Part, check_installed
 from retrievers.model_settings import TowerSettings
-from retrievers.shipped import TINY, card_of, place
-from retrievers.source import Source, sha256
+from retrievers.shipped import identity_of
+from retrievers.source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,6 @@ T = TypeVar("T", bound=TowerPart)
 class TowerEncoder(CuttingEncoder[T]):
     """An encoder of a checkpoint of image and text towers, or of the tiny one that is built in."""
 
-    #: The package that holds trained weights of the built-in model.
-    package: ClassVar[str]
     #: Of what pieces and vectors are: raise it when the same input would give others.
     version: ClassVar[int] = 1
     #: 16 frames of 224 x 224 pixels take 10 MB.
@@ -48,25 +46,10 @@ class TowerEncoder(CuttingEncoder[T]):
     settings: TowerSettings
     weight_settings = ("revision", "initial_seed")
 
-    def __init__(self, name: str, weights: str | None, settings: TowerSettings) -> None:
-        super().__init__(name, weights, settings)
-        if settings.initial_seed is not None and weights != TINY:
-            raise UsageError(
-                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
-                f"({TINY}); leave the setting out."
-            )
-        self.untrained = weights == TINY and self._shipped is None
-        self.trained_in = card_of(self._shipped)
-
     @property
     @abstractmethod
     def module(self) -> torch.nn.Module:
         """The model (see `harness.encoder.Trainable`)."""
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """The name of its kind, by which trained weights of the built-in model go."""
 
     @property
     @abstractmethod
@@ -84,10 +67,12 @@ class TowerEncoder(CuttingEncoder[T]):
 
         source = self._source
         return {
-            self.kind: self.version,
-            "files": self._files_identity(),
+            self.built_in.retriever: self.version,
+            "files": identity_of(self.weights, self._shipped)
+            if source is None
+            else source.identity(),
             "preparation": None if source is None else self._preparation(source),
-            "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
+            "dtype": place_of(self.settings).precision,
             "media": self._loader.identity(),
         }
 
@@ -97,19 +82,13 @@ class TowerEncoder(CuttingEncoder[T]):
 
         return merged(self.module)
 
-    @property
-    def _shipped(self) -> Path | None:
-        """The file of trained built-in weights, if it is there and to be used."""
-        if self.weights != TINY or self.settings.initial_seed is not None:
-            return None
-        file = place(self.package, self.kind, TINY)
-        return file if file.is_file() else None
-
-    def _files_identity(self) -> Any:
-        """Return what names the weights."""
-        if self._source is not None:
-            return self._source.identity()
-        return TINY if self._shipped is None else {TINY: sha256(self._shipped)}
+    @cached_property
+    def _loader(self) -> MediaLoader:
+        return self.settings.loader(
+            video=Modality.VIDEO in self._reads,
+            images=Modality.IMAGE in self._reads,
+            losses=self.losses,
+        )
 
     def _packed(self, items: Sequence[Sequence[T]], vectors: Sequence[Any]) -> TokenEmbeddings:
         parts, rest = [], iter(vectors)

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.device import check_device
 from harness.errors import PluginError, UsageError, did_you_mean
 from harness.hub import HUB_ID, snapshot
 from harness.media.values import Waveform
@@ -286,13 +287,5 @@ def _device(device: str) -> tuple[str, bool]:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        # Allocating is the only check that covers all kinds of devices.
-        kind = torch.empty(1, device=device).device.type
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"--device {device} cannot be used ({reason}): choose auto, cpu or one of the "
-            f"{torch.cuda.device_count()} GPUs here."
-        ) from None
+    kind = check_device(device, f"--device {device}").type
     return device, kind != "cpu"

@@ -11,6 +11,7 @@ from harness.types import Modality
 from retrievers.clamr.settings import ClamrSettings
 from retrievers.qwen.encoder import QwenEncoder
 from retrievers.qwen.form import OMNI, TEXTS, VL, Family
+from retrievers.shipped import BuiltIn
 
 if TYPE_CHECKING:
     from retrievers.clamr.prompt import ClamrPrompt
@@ -48,6 +49,7 @@ class Clamr(QwenEncoder):
     Settings: ClassVar[type[ClamrSettings]] = ClamrSettings
     settings: ClamrSettings
     family = CLAMR
+    built_in = BuiltIn(CLAMR.name, "clamr", CLAMR.built_in)
     capabilities = Capabilities(
         modalities=frozenset((Modality.VIDEO, Modality.AUDIO, *TEXTS)),
         query_kinds=frozenset(QueryKind),
@@ -76,6 +78,7 @@ class ClamrPooled(Clamr):
     """
 
     about = About(title="Pooled vector of CLaMR's backbone", **_ABOUT)
+    built_in = BuiltIn(CLAMR.name, "clamr-pooled", CLAMR.built_in)
     pooled: ClassVar[bool] = True
     masks: ClassVar[bool] = False
 

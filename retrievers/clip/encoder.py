@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.late_interaction import TokenEmbeddings
-from harness.media import MediaLoader
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
@@ -16,7 +15,7 @@ from retrievers.clip.family import CLIP, SIGLIP, Family
 from retrievers.clip.settings import ClipSettings, SiglipSettings
 from retrievers.media_encoder import check_installed
 from retrievers.model_settings import READS
-from retrievers.shipped import TINY, read
+from retrievers.shipped import TINY, BuiltIn, read
 from retrievers.tower_encoder import TowerEncoder
 
 if TYPE_CHECKING:
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from retrievers.clip.engine import Engine
     from retrievers.clip.pieces import Piece
     from retrievers.source import Source
-
-#: Batches of images that go to the model together; the documents after them are decoded meanwhile.
-_TOGETHER = 4
 
 
 class Clip(TowerEncoder["Piece"]):
@@ -57,7 +53,7 @@ class Clip(TowerEncoder["Piece"]):
     )
     weights_help = f"tiny, a folder or a hub id; default: {CLIP.released}"
     family: ClassVar[Family] = CLIP
-    package = CLIP.name
+    built_in = BuiltIn(CLIP.name, CLIP.name)
 
     def encode_queries(self, batch: Sequence[Query]) -> TokenEmbeddings:
         """Return one vector for each query, of the tower that reads it."""
@@ -108,11 +104,6 @@ class Clip(TowerEncoder["Piece"]):
             towers = load(self._source, self.family, self.settings)
         return Engine(towers, self.settings, self.losses)
 
-    @property
-    def kind(self) -> str:
-        """The family's name: both are of one package."""
-        return self.family.name
-
     @cached_property
     def _source(self) -> Source | None:
         """The files; None for built-in weights."""
@@ -121,14 +112,6 @@ class Clip(TowerEncoder["Piece"]):
         from retrievers.clip.loading import find_weights
 
         return find_weights(self.family, self.weights, self.settings)
-
-    @cached_property
-    def _loader(self) -> MediaLoader:
-        return self.settings.loader(
-            video=Modality.VIDEO in self._reads,
-            images=Modality.IMAGE in self._reads,
-            losses=self.losses,
-        )
 
     def _asked(self, batch: Sequence[Query]) -> list[list[Piece]]:
         """Return the piece of each query; none for one that was an image alone, and damaged."""
@@ -157,9 +140,8 @@ class Clip(TowerEncoder["Piece"]):
     def _made(self, batch: Sequence[Document]) -> Iterator[list[Piece]]:
         return map(self.engine.cutter.document, self._loader.load(batch))
 
-    def _enough(self, waiting: Sequence[Piece]) -> bool:
-        inputs = sum(len(piece.inputs) for piece in waiting)
-        return inputs >= _TOGETHER * self.engine.batches.most
+    def _batches(self, pieces: Sequence[Piece]) -> float:
+        return sum(len(piece.inputs) for piece in pieces) / self.engine.batches.most
 
 
 class Siglip(Clip):
@@ -179,3 +161,4 @@ class Siglip(Clip):
     Settings: ClassVar[type[ClipSettings]] = SiglipSettings
     weights_help = f"tiny, a folder or a hub id; default: {SIGLIP.released}"
     family: ClassVar[Family] = SIGLIP
+    built_in = BuiltIn(CLIP.name, SIGLIP.name)

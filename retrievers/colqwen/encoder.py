@@ -10,6 +10,7 @@ from harness.types import TEXT_MODALITIES, Modality
 from retrievers.colqwen.settings import ColQwenSettings
 from retrievers.qwen.encoder import QwenEncoder
 from retrievers.qwen.form import OMNI, VL, VL2, Family, Form
+from retrievers.shipped import BuiltIn
 
 if TYPE_CHECKING:
     from retrievers.colqwen.prompt import ColQwenPrompt
@@ -46,6 +47,7 @@ class ColQwen(QwenEncoder):
     Settings: ClassVar[type[ColQwenSettings]] = ColQwenSettings
     settings: ColQwenSettings
     family = COLQWEN
+    built_in = BuiltIn(COLQWEN.name, "colqwen", COLQWEN.built_in)
     capabilities = Capabilities(
         modalities=frozenset((Modality.VIDEO, Modality.IMAGE, Modality.AUDIO, *TEXT_MODALITIES)),
         query_kinds=frozenset(QueryKind),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from harness.late_interaction import TokenEmbeddings
-from harness.media import MediaLoader
 from harness.plugin import About, Direction
 from harness.retriever import Capabilities, QueryKind
 from harness.types import Document, Modality, Query
@@ -18,7 +17,7 @@ from retrievers.media_encoder import check_installed
 from retrievers.model_settings import READS
 from retrievers.preflmr.asking import Asking
 from retrievers.preflmr.settings import PreFLMRSettings
-from retrievers.shipped import TINY
+from retrievers.shipped import TINY, BuiltIn
 from retrievers.tower_encoder import TowerEncoder
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from retrievers.preflmr.engine import Engine
     from retrievers.preflmr.pieces import Piece
     from retrievers.source import Source
-
-#: Batches that go to the model together; the documents after them are decoded meanwhile.
-_TOGETHER = 4
 
 
 class PreFLMR(TowerEncoder["Piece"]):
@@ -58,7 +54,7 @@ class PreFLMR(TowerEncoder["Piece"]):
         trainable=True,
     )
     weights_help = "tiny, a folder or a hub id; default: LinWeizheDragon/PreFLMR_ViT-L"
-    package = "preflmr"
+    built_in = BuiltIn("preflmr", "preflmr")
 
     def __init__(self, name: str, weights: str | None, settings: PreFLMRSettings) -> None:
         super().__init__(name, weights, settings)
@@ -131,11 +127,6 @@ class PreFLMR(TowerEncoder["Piece"]):
 
         return assemble(self._source, self.settings, self._shipped, self.losses)
 
-    @property
-    def kind(self) -> str:
-        """The retriever's name."""
-        return "preflmr"
-
     @cached_property
     def _source(self) -> Source | None:
         """The files; None for built-in weights."""
@@ -151,14 +142,6 @@ class PreFLMR(TowerEncoder["Piece"]):
         reads = self.settings.reads
         return reads if self.settings.document_images else reads - pictures
 
-    @cached_property
-    def _loader(self) -> MediaLoader:
-        return self.settings.loader(
-            video=Modality.VIDEO in self._reads,
-            images=Modality.IMAGE in self._reads,
-            losses=self.losses,
-        )
-
     def _preparation(self, source: Source) -> Mapping[str, Any]:
         from retrievers.preflmr.loading import preparation
 
@@ -167,5 +150,5 @@ class PreFLMR(TowerEncoder["Piece"]):
     def _made(self, batch: Sequence[Document]) -> Iterator[list[Piece]]:
         return map(self.engine.cutter.document, self._loader.load(batch))
 
-    def _enough(self, waiting: Sequence[Piece]) -> bool:
-        return len(waiting) >= _TOGETHER * self.engine.batches.most
+    def _batches(self, pieces: Sequence[Piece]) -> float:
+        return len(pieces) / self.engine.batches.most

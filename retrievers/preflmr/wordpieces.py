@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from harness.errors import PluginError
+from retrievers.source import read_object
 
 VOCABULARY = "vocab.txt"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -143,15 +143,8 @@ class WordPieces:
 
 
 def _told(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PluginError(
-            f"there is no {file}: fetch the whole checkpoint, its subfolders included."
-        ) from None
-    except ValueError as error:
-        raise PluginError(f"{file} is not JSON ({error}): fetch it again.") from None
-    return found
+    missing = f"there is no {file}: fetch the whole checkpoint, its subfolders included."
+    return read_object(file, missing)
 
 
 def _tokenizer(folder: Path, told: Mapping[str, Any]) -> Tokenizer:

@@ -18,8 +18,7 @@ from retrievers.qwen.form import Family, Form
 from retrievers.qwen.packing import packed
 from retrievers.qwen.sequence import Content, Tokens
 from retrievers.qwen.settings import QwenSettings
-from retrievers.shipped import card_of, place
-from retrievers.source import sha256
+from retrievers.shipped import identity_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 
 #: Sampling rate of Whisper's features.
 RATE = 16_000
-
-#: Token budgets that are sorted by length together.
-_TOGETHER = 4
 
 
 class QwenEncoder(CuttingEncoder[Tokens]):
@@ -55,17 +51,10 @@ class QwenEncoder(CuttingEncoder[Tokens]):
 
     def __init__(self, name: str, weights: str | None, settings: QwenSettings) -> None:
         super().__init__(name, weights, settings)
-        built_in = weights in self.family.built_in
-        self.untrained = built_in and self._shipped is None
-        self.trained_in = card_of(self._shipped)
+        built_in = weights in self.built_in.names
         if built_in and (settings.base or settings.projection):
             raise UsageError(
                 f"{name}/{weights} is whole: leave the settings base and projection out."
-            )
-        if settings.initial_seed is not None and not built_in:
-            raise UsageError(
-                f"initial_seed = {settings.initial_seed}: only built-in weights can be drawn anew "
-                f"({', '.join(self.family.built_in)}); leave the setting out."
             )
         if weights and not built_in and Path(weights).expanduser().is_dir():
             self.untrained = not self._is_trained()
@@ -85,8 +74,10 @@ class QwenEncoder(CuttingEncoder[Tokens]):
 
         return {
             self.family.name: self.family.version,
-            "files": self._files_identity(),
-            "dtype": str(Place.of(self.settings).dtype).removeprefix("torch."),
+            "files": identity_of(self.weights, self._shipped)
+            if self._weights is None
+            else self._weights.identity(),
+            "dtype": Place.of(self.settings).precision,
             "media": self._loader.identity(),
         }
 
@@ -197,26 +188,10 @@ class QwenEncoder(CuttingEncoder[Tokens]):
                 + (" (sound needs the Omni form)." if "audio" in strange else ".")
             )
 
-    @property
-    def _shipped(self) -> Path | None:
-        """The file of trained built-in weights, if it is there and to be used."""
-        if self.weights not in self.family.built_in or self.settings.initial_seed is not None:
-            return None
-        retriever = f"{self.family.name}-pooled" if self.pooled else self.family.name
-        file = place(self.family.name, retriever, self.weights)
-        return file if file.is_file() else None
-
-    def _files_identity(self) -> Any:
-        """Return what names the weights."""
-        if self._weights is not None:
-            return self._weights.identity()
-        shipped = self._shipped
-        return self.weights if shipped is None else {str(self.weights): sha256(shipped)}
-
     @cached_property
     def _weights(self) -> Weights | None:
         """The files; None for built-in weights."""
-        if self.weights in self.family.built_in:
+        if self.weights in self.built_in.names:
             return None
         from retrievers.qwen.loading import find_weights
 
@@ -259,8 +234,8 @@ class QwenEncoder(CuttingEncoder[Tokens]):
         """Yield the documents' content, decoded ahead."""
         return map(Content.of, self._loader.load(batch))
 
-    def _enough(self, waiting: Sequence[Tokens]) -> bool:
-        return sum(map(len, waiting)) >= _TOGETHER * self.engine.budget
+    def _batches(self, pieces: Sequence[Tokens]) -> float:
+        return sum(map(len, pieces)) / self.engine.budget
 
     def _packed(
         self, items: Sequence[Sequence[Tokens]], vectors: Sequence[NDArray[np.float32]]

@@ -67,7 +67,7 @@ class FrameEncoder(MediaEncoder):
     def expect(self, documents: Sequence[Document]) -> None:
         """Let the workers begin on the documents after the next batch when they are free."""
         if self.images is not None:
-            self._loader.expect(document.only(self._reads) for document in documents)
+            self._loader.expect(self._restricted(documents))
 
     def identity(self) -> dict[str, Any]:
         """Return the files' hashes or commits, the precision, and how media are read."""
@@ -78,7 +78,7 @@ class FrameEncoder(MediaEncoder):
         return {
             "sentence_transformers": VERSION,
             "files": self.files(),
-            "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
+            "dtype": place_of(self.settings).precision,
             "media": self._loader.identity(),
             "image_backend": image_backend(),
         }
@@ -182,7 +182,7 @@ class FrameEncoder(MediaEncoder):
 
     def _loaded(self, batch: Sequence[Document]) -> Iterator[LoadedDocument]:
         """Yield what is read of the documents, decoded ahead."""
-        readable = [document.only(self._reads) for document in batch]
+        readable = [*self._restricted(batch)]
         if self.images is None:
             return map(LoadedDocument, readable)
         return self._loader.load(readable)

@@ -79,7 +79,7 @@ class SparseTransformers(Retriever):
             **super().identity(),
             "sentence_transformers": VERSION,
             "files": {"built_in": TINY} if source is None else source.identity(),
-            "dtype": str(place_of(self.settings).dtype).removeprefix("torch."),
+            "dtype": place_of(self.settings).precision,
         }
 
     def index(self, documents: Documents, workspace: Workspace) -> None:
